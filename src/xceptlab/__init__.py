@@ -29,8 +29,8 @@ except ImportError:
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name of the public interface on first use, so that ``import xceptlab`` loads neither
-    torch nor Lightning.
+    """Return what a name of the public interface stands for, such as the function ``train``. It is
+    imported only now, so that ``import xceptlab`` loads neither torch nor Lightning.
 
     Raises:
         AttributeError: There is no such name in the public interface.

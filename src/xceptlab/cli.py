@@ -81,8 +81,8 @@ class _Parser(argparse.ArgumentParser):
         raise Refused(f"{message}; {self._hint(similar)}")
 
     def _hint(self, similar: list[str]) -> str:
-        """Return the end of an error message: a question whether the first of the ``similar``
-        options was meant, or a pointer to the command's help where there are none.
+        """Return the end of an error message: a question whether the first of the ``similar`` words
+        was meant, or a pointer to the command's help where there are none.
         """
         if similar:
             return f"did you mean {similar[0]}?"
@@ -118,13 +118,15 @@ def main(argv: list[str]) -> int:
 
     What the user can mend, what the operating system refuses and a request to stop are said in one
     line on standard error; only a pipe that its reader has closed ends the command without a word,
-    with ``FAILED``. Any other error, a defect of this program, is raised and keeps its traceback.
+    with ``FAILED``. Any other error is a defect of this program: it is raised and keeps its
+    traceback. So is an error of the operating system about a file of this package.
 
     Args:
         argv: The arguments of the command line, without the program's name.
 
     Raises:
-        SystemExit: The command line has been answered already, as ``--help`` is.
+        SystemExit: The command ends the process itself, as ``--help`` and ``--print_config`` do,
+            and as the program of a benchmark may.
     """
     _replace_characters_that_cannot_be_shown()
     _have_a_home()
@@ -156,7 +158,8 @@ def main(argv: list[str]) -> int:
 
 def _replace_characters_that_cannot_be_shown() -> None:
     """Let standard output and standard error print ``ASCII`` text for characters that their
-    encoding lacks. By default Python raises a ``UnicodeEncodeError``.
+    encoding lacks. By default Python raises a ``UnicodeEncodeError`` on the former, and prints
+    escapes such as ``\\u2013`` on the latter.
     """
     codecs.register_error("xceptlab", _in_ascii)
     for stream in (sys.stdout, sys.stderr):
@@ -175,8 +178,9 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
 
 
 def _have_a_home() -> None:
-    """Set HOME to a temporary folder and LOGNAME to the user's number, each where it cannot be
-    found, as in containers whose system does not know the user of this process.
+    """Set HOME to a temporary folder where the user's home cannot be found, and LOGNAME to the
+    user's number where the user's name cannot, as in containers whose system does not know the user
+    of this process.
 
     Libraries ask for a user's name and for a folder for their caches.
     """
@@ -217,10 +221,12 @@ def _say(message: str, code: int) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
-    """Parse the arguments, run the command that they name, and return its exit code.
+    """Parse the arguments, run the command that they name, and return its exit code. Whatever the
+    command raises is passed on.
 
     Raises:
         Refused: An argument is unknown, missing or wrong, or the command refuses its input.
+        SystemExit: ``--help`` or ``--version`` is among the arguments, or the command exits.
     """
     layers, rest = _split(argv)
     options, unknown = _parser().parse_known_args(rest)

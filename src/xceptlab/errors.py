@@ -7,7 +7,9 @@ ends with exit code 1.
 """
 
 FAILED = 1
-"""Exit code: a run failed, or the operating system raised an error, such as for a full disk."""
+"""Exit code: a run failed; a report could not be written; the operating system raised an error that
+is none of ``cli.MENDABLE``, such as for a full disk; or the program has a defect.
+"""
 BAD_INPUT = 2
 """Exit code: the same command would fail again; the user has to mend something."""
 INTERRUPTED = 75
@@ -26,12 +28,12 @@ class Refused(ValueError):
     """
 
     def within(self, place: str) -> "Refused":
-        """Return this error with a place, such as a file's name, put before its message."""
+        """Return an error with this one's message and, before it, a place such as a file's name."""
         return Refused(f"{place}: {self}")
 
 
 class Interrupted(BaseException):
-    """Raised where a signal other than Ctrl-C's has asked this process to stop.
+    """Raised where a signal other than SIGINT, that of Ctrl-C, has asked this process to stop.
 
     Like ``KeyboardInterrupt`` it is no ``Exception``, so that no ``except Exception`` catches it.
     """

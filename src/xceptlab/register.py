@@ -45,7 +45,9 @@ values for each image have these names already.
 ERRORS_OF_DEVICES = ("OutOfMemoryError", "AcceleratorError")
 """Names of torch's errors that a device raises, whatever code runs on it."""
 ENTRY_POINTS = "xceptlab"
-"""The group of entry points by which an installed package offers a module that registers."""
+"""The group of entry points by which an installed package offers a module that registers
+components.
+"""
 INSTALLED = "entry points of installed packages"
 """Key of ``_loaded`` that stands for the modules of all installed packages together."""
 
@@ -129,31 +131,37 @@ class Entry:
 
 
 _entries: dict[tuple[str, str], Entry] = {}
+"""The components that are registered in this process, by (kind, name)."""
 
 
 class Loaded(NamedTuple):
     """A module that this process has loaded."""
 
     identities: frozenset[str] = frozenset()
-    """The identities of the components that it registered then."""
+    """The identities of the components that it registered then, such as ``activation squash``."""
     content: bytes = b""
     """What its file held then; empty for a module that is given by its import name."""
 
 
 _loaded: dict[str, Loaded] = {}
-"""Modules that this process has loaded, by their absolute path or name, and by ``INSTALLED``."""
+"""Modules that this process has loaded, by their absolute path or import name; an entry under
+``INSTALLED`` says that those of installed packages are loaded.
+"""
 CHANGED = "has changed since this process loaded it; start a new process"
-"""What the error says of a file whose former functions the process still has."""
+"""What the error says of a file that was changed after this process had loaded it, so that the
+process still has the file's former functions.
+"""
 # ---- for modules of yours ------------------------------------------------------------------------
 
 
 def activation(name: str, *, version: int) -> Callable[[F], F]:
-    """Register an activation, for ``model.intermediate``: a function without arguments that makes a
-    new ``nn.Module`` with each call.
+    """Return a decorator that registers an activation, for ``model.intermediate``: a function
+    without arguments that makes a new ``nn.Module`` with each call.
 
     Args:
         name: The activation's name.
-        version: Raised whenever its code changes what a run computes.
+        version: A whole number from 1 on, to be increased whenever the code changes what a run
+            computes.
 
     Raises:
         Refused: The name or the version is not allowed or, when the function is registered, another
@@ -163,15 +171,16 @@ def activation(name: str, *, version: int) -> Callable[[F], F]:
 
 
 def model(name: str, *, version: int, options: type | None = None) -> Callable[[F], F]:
-    """Register a model family, for ``model.family``: a function that builds an ``nn.Module`` from
-    images (N, 3, H, W) to logits.
+    """Return a decorator that registers a model family, for ``model.family``: a function that
+    builds a new ``nn.Module`` from images (N, 3, H, W) to logits (N, classes).
 
     It is called with ``(options, classes)``. Initial weights are drawn afterwards, each module's by
     the seed and its name, so that two arms start equal in every module that they share.
 
     Args:
         name: The family's name.
-        version: Raised whenever its code changes what a run computes.
+        version: A whole number from 1 on, to be increased whenever the code changes what a run
+            computes.
         options: A frozen dataclass whose fields, all with defaults, are what ``model.options`` may
             hold. With None there are no options, and the function gets None.
 
@@ -186,7 +195,8 @@ def model(name: str, *, version: int, options: type | None = None) -> Callable[[
 
 
 def _check_options(options: type, place: str) -> None:
-    """Check that the options of a model family are a dataclass with types and defaults.
+    """Check that the options of a model family are a dataclass whose fields all have a default, and
+    a type that is not text (as ``from __future__ import annotations`` makes it).
 
     Raises:
         Refused: They are not; the message begins with ``place``.
@@ -211,14 +221,14 @@ def metric(
     decimals: int = 4,
     guessing: Callable[[int], float] | None = None,
 ) -> Callable[[F], F]:
-    """Register a metric, for ``train.metrics``: a function of logits (B, classes) and labels (B,)
-    to one value per image (B,).
+    """Return a decorator that registers a metric, for ``train.metrics``: a function of logits
+    (B, classes) and labels (B,) to one value per image (B,).
 
     An evaluation reports the mean over all images, as ``test/NAME`` and ``val/NAME``.
 
     Args:
         name: The metric's name.
-        version: Raised whenever its code changes its values.
+        version: A whole number from 1 on, to be increased whenever the code changes the values.
         unit: Unit of the values. ``%`` says that the function gives shares of 1, which are reported
             in percent; empty for values without a unit.
         lower_is_better: Whether lower values are better, so that a claim that arm a is better than
@@ -253,8 +263,8 @@ def metric(
 def data(
     name: str, *, version: int, classes: int, images: tuple[int, int] = (0, 0)
 ) -> Callable[[F], F]:
-    """Register a data set of small images, for ``data.name``: a function of (root, size) that gives
-    its training and test images.
+    """Return a decorator that registers a data set of small images, for ``data.name``: a function
+    of (root, size) that gives its training and test images.
 
     ``root`` is the ``Path`` of ``data.root``, ``size`` is ``data.size``. The function returns two
     pairs of arrays, for training and for testing: images (n, size, size, 3) of uint8 and labels
@@ -262,7 +272,7 @@ def data(
 
     Args:
         name: The data set's name.
-        version: Raised whenever its code changes the images.
+        version: A whole number from 1 on, to be increased whenever the code changes the images.
         classes: Number of classes.
         images: Number of training and of test images, with which those of the function are
             compared; 0 where it is not known beforehand.
@@ -275,15 +285,16 @@ def data(
 
 
 def optimizer(name: str, *, version: int) -> Callable[[F], F]:
-    """Register an optimizer, for ``train.optimizer``: a function of (parameter groups,
-    ``TrainConfig``) that makes a ``torch.optim.Optimizer``.
+    """Return a decorator that registers an optimizer, for ``train.optimizer``: a function of
+    (parameter groups, ``TrainConfig``) that makes a ``torch.optim.Optimizer``.
 
     Each group has its ``weight_decay`` already; the learning rate before the schedule is
     ``train.lr``.
 
     Args:
         name: The optimizer's name.
-        version: Raised whenever its code changes what a run computes.
+        version: A whole number from 1 on, to be increased whenever the code changes what a run
+            computes.
 
     Raises:
         Refused: The name or the version is not allowed or, when the function is registered, another
@@ -293,14 +304,14 @@ def optimizer(name: str, *, version: int) -> Callable[[F], F]:
 
 
 def schedule(name: str, *, version: int) -> Callable[[F], F]:
-    """Register a learning-rate schedule, for ``train.schedule``: a function of (part,
-    ``TrainConfig``) to the factor by which ``train.lr`` is multiplied.
+    """Return a decorator that registers a learning-rate schedule, for ``train.schedule``: a
+    function of (part, ``TrainConfig``) to the factor by which ``train.lr`` is multiplied.
 
     ``part`` is how much of the training after the warm-up is done, from 0 to 1.
 
     Args:
         name: The schedule's name.
-        version: Raised whenever its code changes the factor.
+        version: A whole number from 1 on, to be increased whenever the code changes the factor.
 
     Raises:
         Refused: The name or the version is not allowed or, when the function is registered, another
@@ -310,12 +321,13 @@ def schedule(name: str, *, version: int) -> Callable[[F], F]:
 
 
 def callback(name: str, *, version: int) -> Callable[[F], F]:
-    """Register a callback, for ``train.callbacks``: a function of the ``RunConfig`` that makes a
-    Lightning ``Callback``.
+    """Return a decorator that registers a callback, for ``train.callbacks``: a function of the
+    ``RunConfig`` that makes a Lightning ``Callback``.
 
     Args:
         name: The callback's name.
-        version: Raised whenever its code changes what a run computes.
+        version: A whole number from 1 on, to be increased whenever the code changes what a run
+            computes.
 
     Raises:
         Refused: The name or the version is not allowed or, when the function is registered, another
@@ -406,7 +418,9 @@ def _first_line(make: Callable[..., Any]) -> int | None:
 
 
 def _source(make: Callable[..., Any]) -> Source | None:
-    """Return the file of a function's module, as it is now; None where the module has no file."""
+    """Return the file of a function's module with a digest of what it holds now; None where the
+    module has no file.
+    """
     file = getattr(sys.modules.get(_function(make).__module__), "__file__", None)
     if file is None or not Path(file).is_file():
         return None
@@ -497,7 +511,7 @@ def _execute(module: str, path: Path | None) -> None:
     importable module of this name.
 
     Raises:
-        Refused: It raises an error.
+        Refused: The module raises an error, or there is none of this name.
     """
     try:
         if path is None:
@@ -547,16 +561,18 @@ def that_raised(error: BaseException, components: Iterable[Entry]) -> Entry | No
 
 
 def all_loaded() -> list[Entry]:
-    """Return all components that modules which this process has loaded have registered."""
+    """Return all components that are registered in this process so far. Modules of installed
+    packages are not loaded for it.
+    """
     return list(_entries.values())
 
 
 def find(kind: Kind, name: str) -> Entry | None:
-    """Return the component registered under a name; None if there is none. Where no loaded module
-    has registered it, the modules of installed packages are loaded first, once per process.
+    """Return the component registered under a name; None if there is none. Where nothing has
+    registered it so far, the modules of installed packages are loaded first, once per process.
 
     Raises:
-        Refused: The module of an installed package raises an error.
+        Refused: The module of an installed package is not there, or raises an error.
     """
     if (kind, name) not in _entries:
         _load_installed()
@@ -564,8 +580,8 @@ def find(kind: Kind, name: str) -> Entry | None:
 
 
 def loaded(kind: Kind, name: str) -> Entry | None:
-    """Return the component registered under a name by modules that this process has loaded already;
-    None if there is none.
+    """Return the component that is registered under a name in this process so far; None if there is
+    none. Modules of installed packages are not loaded for it.
     """
     return _entries.get((kind, name))
 
@@ -574,8 +590,8 @@ def entry(kind: Kind, name: str) -> Entry:
     """Return the component registered under a name, also by an installed package.
 
     Raises:
-        Refused: Nothing is registered under this name, or the module of an installed package
-            raises an error.
+        Refused: Nothing is registered under this name, or the module of an installed package is
+            not there or raises an error.
     """
     found = find(kind, name)
     if found is None:
@@ -586,8 +602,8 @@ def entry(kind: Kind, name: str) -> Entry:
 
 
 def names(kind: Kind) -> list[str]:
-    """Return the names of the components of a kind that the modules which this process has loaded
-    have registered, sorted.
+    """Return the names of the components of a kind that are registered in this process so far,
+    sorted. Modules of installed packages are not loaded for it.
     """
     assert kind in get_args(Kind)
     return sorted(name for one, name in _entries if one == kind)
@@ -598,8 +614,8 @@ def _load_installed() -> None:
     group ``xceptlab``.
 
     Raises:
-        Refused: A module raises an error. The next call loads this module again, and then those
-            after it.
+        Refused: A module is not there, or raises an error. The next call loads this module again,
+            and then those after it.
     """
     if INSTALLED in _loaded:
         return

@@ -145,8 +145,10 @@ def started_by_parent() -> bool:
 
 
 def die_with_parent(started_by_torchrun: bool = False) -> None:
-    """Kill this process as soon as the one that started it has ended: the run's first process, or
-    the run's launcher. Nothing happens to a process that a user has started.
+    """Have this process killed, by SIGKILL, as soon as the one that started it has ended: a
+    launcher, torchrun, the run's first process or the process that a worker works for. A process
+    that leads a process group is killed with its group. Nothing happens to a process that a user
+    has started.
 
     A process that SIGKILL ends cannot stop those that it has started. With NCCL other ranks would
     wait for it for minutes, and the next launcher would meet the runs of the one before.
@@ -162,13 +164,15 @@ def die_with_parent(started_by_torchrun: bool = False) -> None:
 
 @functools.cache
 def _watch(launcher: BaseProcess | None) -> None:
-    """Start the thread that watches the parent, once in a process."""
+    """Start the thread that kills this process when ``launcher`` or, for None, its parent has
+    ended. A second call with the same argument does nothing.
+    """
     threading.Thread(target=_die_with, args=(launcher,), daemon=True).start()
 
 
 def _die_with(launcher: BaseProcess | None) -> None:
-    """Wait for the end of the launcher, or else of this process's parent; then kill this process,
-    and its group if it leads one.
+    """Wait for the end of ``launcher`` or, where that is None, of this process's parent; then kill
+    this process, and its group if it leads one.
     """
     if launcher:
         launcher.join()

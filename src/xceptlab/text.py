@@ -57,8 +57,8 @@ def one_line(message: str) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """Return a text as it is if it has at most ``length`` characters. Of a longer one leave out the
-    middle, since messages end with what is wrong, so that ``length`` characters remain.
+    """Return a text as it is if it has at most ``length`` characters. In a longer one replace the
+    middle by dots, so that it has ``length`` characters: messages end with what is wrong.
     """
     if len(text) <= length:
         return text

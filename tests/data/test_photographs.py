@@ -565,6 +565,18 @@ def test_a_preparation_that_is_stopped_ends_at_once_and_so_do_its_workers(tree, 
     assert not list((tree / "prepared").glob("*/*.part"))
 
 
+def test_a_killed_worker_of_a_preparation_is_one_line_and_the_next_one_continues(tree):
+    layers = ["--data.name=folder", f"--data.root={tree}", "--data.num_classes=3", "--data.size=24"]
+    killed = STUCK.replace("time.sleep(600)", "os.kill(os.getpid(), 9)").replace("time\n", "os\n")
+    command = [sys.executable, "-c", killed, "data", "prepare", *layers, "--data.short_side=32"]
+    done = subprocess.run([*command, "--runtime.workers=1"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        "xceptlab: a process that prepares photographs was killed, as where the memory runs out; "
+    )
+    list(prepare(config(tree, short_side=32), 0))
+
+
 def test_a_flipped_bit_in_a_prepared_photograph_is_noticed(tree):
     list(prepare(config(tree, short_side=32), 0))
     train, _ = load(tree, short_side=32)

@@ -17,6 +17,7 @@ from conftest import CIFAR10
 from made import photographs
 from xceptlab.config.schema import DataConfig, RunConfig
 from xceptlab.data import SETS, identity, require_files
+from xceptlab.data import cifar as sets_of_cifar
 from xceptlab.data.check import check
 from xceptlab.data.module import DataModule
 
@@ -93,8 +94,8 @@ def parquet(tmp_path):
     return write
 
 
-def cifar(root, name="cifar10"):
-    return DataConfig(name=name, root=str(root), size=32, crop="pad")
+def cifar(root, name="cifar10", download=False):
+    return DataConfig(name=name, root=str(root), size=32, crop="pad", download=download)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +156,27 @@ def test_cifar_that_is_not_there_says_where_it_looked_and_what_to_do(tmp_path):
         "--data.download true",
     ):
         assert text in str(error.value)
+
+
+def test_a_download_that_was_cut_off_is_done_again(tmp_path, monkeypatch):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    (folder / "data_batch_1").touch()
+    require_files(cifar(tmp_path))
+    fetched = []
+
+    def fetch(config):
+        def to(root, download):
+            fetched.append(root)
+            for name in sets_of_cifar._TORCHVISIONS_FILES["cifar10"]:
+                (folder / name).touch()
+
+        return to
+
+    monkeypatch.setattr(sets_of_cifar, "_dataset", fetch)
+    for _ in range(2):
+        require_files(cifar(tmp_path, download=True))
+    assert fetched == [str(tmp_path)]
 
 
 def test_cifar_refuses_what_is_not_cifar(parquet, tmp_path):

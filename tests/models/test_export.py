@@ -30,6 +30,7 @@ from xceptlab.models.export import export
 from xceptlab.models.names import to_timm
 from xceptlab.models.warm_start import warm_start
 from xceptlab.models.xception import Xception
+from xceptlab.study.plan import expand
 
 PREPROCESSED_AS_TIMM = ["--data.eval_crop=0.8975", "--data.eval_interpolation=bicubic"]
 AS_TIMM = ["--model.padding=symmetric", "--model.bn_eps=1e-5", *PREPROCESSED_AS_TIMM]
@@ -378,6 +379,19 @@ def test_the_documented_code_uses_an_exported_file_and_finds_what_it_needs_in_it
     }
     assert (told["size"], "RGB, x / 127.5 - 1" in told["images"]) == ("96", True)
     assert json.loads(told["model"])["width"] == config.model.width
+
+
+def test_timms_network_is_not_the_run_in_whose_folder_it_is_exported(tmp_path, monkeypatch):
+    made.leave(expand("experiments/residual", [f"--runtime.outputs={tmp_path}"]), "residual", 0, 90)
+    (run,) = (tmp_path / "runs").iterdir()
+    (run / "config.yaml").write_text("data: {name: digits, size: 16, crop: none}")
+    (run / "model.safetensors").touch()
+    config = load_run(TWO)
+    monkeypatch.chdir(run)
+    of_run = xceptlab.models.export.metadata(config, config.model, "model.safetensors")
+    assert of_run["run_id"] == run.name
+    of_timm = xceptlab.models.export.metadata(config, config.model, "legacy_xception")
+    assert "run_id" not in of_timm
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

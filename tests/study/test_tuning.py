@@ -383,6 +383,21 @@ def test_claims_at_one_value_are_judged_for_other_images_where_the_study_is(stud
         assert row[3:5] != [f"{on_these.low:+.2f}", f"{on_these.high:+.2f}"]
 
 
+def test_an_interval_that_is_not_known_at_one_value_is_a_dash(study):
+    summary = summarise(finish(study(scope="images"), VALIDATION, TEST))
+    assert summary.tuned
+    assert [row[2:6] for row in summary.tuned.contrasts[1:]] == [
+        [difference, "–", "–", "–"] for difference in ("+26.00", "+12.00", "+15.00")
+    ]
+
+
+def test_a_run_without_the_score_of_the_choice_is_no_best_value(study):
+    expansion = finish(study(), VALIDATION, TEST)
+    leave(expansion, "a@0.1", 0, 91.0, metrics={"test/top1": 91.0})
+    records = expansion.records() | {("a@0.03", 0): None}
+    assert isinstance(tuning_warnings(expansion, records), list)
+
+
 def test_a_trial_without_the_metric_has_no_score_in_it(study):
     expansion = finish(study(claims=[]), VALIDATION, TEST)
     leave(expansion, "a@0.1", 0, 91.0, metrics={"val/top1": 95.0})

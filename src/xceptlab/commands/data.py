@@ -36,7 +36,9 @@ def _check_data(config: RunConfig, everything: bool) -> int:
         ``BAD_INPUT`` where there are faults, else 0.
 
     Raises:
-        Refused: The data set is not there, or cannot be read.
+        Refused: The data set is not there, is damaged, or has too few images for what is asked of
+            it.
+        OSError: A file cannot be read, other than that of a single photograph, which is a fault.
     """
     from rich.console import Console
     from rich.table import Table
@@ -76,7 +78,7 @@ def _check_data(config: RunConfig, everything: bool) -> int:
 
 
 def _prepare_photographs(config: RunConfig) -> int:
-    """Write copies of the photographs whose shorter side has at most ``data.short_side`` pixels,
+    """Write copies of the photographs, reduced to a shorter side of ``data.short_side`` pixels,
     with a progress bar, and return the exit code 0. Smaller photographs are not enlarged.
 
     Raises:
@@ -84,6 +86,7 @@ def _prepare_photographs(config: RunConfig) -> int:
             or have faults as a data set; one cannot be decoded and ``data.on_corrupt`` is
             ``error``; the folder holds photographs that were prepared from other originals; or
             another process is preparing photographs there.
+        OSError: An original cannot be read, or a copy cannot be written.
     """
     if not config.data.short_side:
         raise Refused(

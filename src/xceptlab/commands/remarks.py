@@ -20,8 +20,12 @@ def warn(lines: Iterable[object]) -> None:
 
 
 def few_images(data: DataConfig) -> list[str]:
-    """Return a line for each split that is known to have fewer images than there are classes, but
-    at least one.
+    """Return a line such as ``5 test images for 10 classes`` for each split that is known to have
+    fewer images than there are classes, but at least one.
+
+    Raises:
+        Refused: The number of classes is needed and not known: it is that of a user's data set
+            whose files nobody has read yet (``xceptlab.data.resolved`` does).
     """
     lines = []
     for split, count in zip(("training", "validation", "test"), data.images(), strict=True):
@@ -31,9 +35,9 @@ def few_images(data: DataConfig) -> list[str]:
 
 
 def absent_classes(data: DataConfig) -> "list[AbsentClasses]":
-    """Find the classes of which a split of a user's data set has no image, without downloading it.
-    A split without any image is passed over. The list is empty for known data sets, and where the
-    files are not here or cannot be read.
+    """Find the classes of which a split of a user's data set (``data.name: folder``) has no image,
+    without downloading it. A split without any image is passed over. The list is empty for any
+    other data set, and where the files are not here or cannot be used.
     """
     from xceptlab.data import check
 

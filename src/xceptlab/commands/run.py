@@ -36,8 +36,8 @@ READ_BY_EVALUATIONS = [
         "threads",
     )
 ]
-"""Keys of the training that change an evaluation, too: its batches, which are as large as the parts
-that accumulate, its arithmetic or which metrics are measured.
+"""Keys of the training that change an evaluation, too: the size of its batches, which is
+``batch_size`` / ``accumulate`` over all processes; its arithmetic; or which metrics are measured.
 """
 DEPTH = 3
 """How many levels of nested modules ``describe`` shows, where ``--depth`` does not say it."""
@@ -89,8 +89,8 @@ def train(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _given_in_vain(config: RunConfig, layers: list[str]) -> list[str]:
-    """Return a line for each key that the command line gives, and that another setting of the
-    configuration leaves without effect.
+    """Return a line for each key that an option of the command line gives, and that another setting
+    of the configuration leaves without effect. Keys in configuration files are passed over.
     """
     given = {key for key, _ in overrides(layers)}
     return [
@@ -165,8 +165,8 @@ def _resolved_for_evaluation(
 
 def _other_options_of_data(config: RunConfig, record: Record, given: Collection[str]) -> list[str]:
     """Return a sentence for each key of the data, such as ``data.size``, to which the command line
-    gives another value than the run was trained with. Keys that say which data set it is, such as
-    ``data.name``, are left out.
+    or its files give another value than the run was trained with. Keys that say which data set it
+    is, such as ``data.name``, or that change no result, such as ``data.root``, are left out.
 
     Args:
         config: The configuration of the evaluation.
@@ -209,11 +209,13 @@ def _other_data(config: RunConfig, record: Record) -> str:
 
 
 def _record_of(weights: Path | str) -> Record | None:
-    """Return the record of the run to which weights or a checkpoint belong; None for weights
-    outside of any run, or while the run is not done.
+    """Return the record of the run to which a file of weights or a checkpoint belongs; None for a
+    file outside of any run, for timm's name of the network, and while the run is not done.
+
+    Raises:
+        Refused: The record is damaged.
     """
-    # timm's name of the network is a file in no folder.
-    run = RunDirectory.around(Path(weights)) if Path(weights).exists() else None
+    run = RunDirectory.around(Path(weights))
     return run.record() if run else None
 
 
@@ -221,13 +223,14 @@ def _unlike_its_record(
     weights: Path | str, config: RunConfig, scores: Mapping[str, float]
 ) -> list[str]:
     """Return a sentence for each score that differs from the run's record by more than another
-    device or precision explains; no sentences where the run has no record. The run must be
-    evaluated as it was trained.
+    device or precision explains: by more than the part ``UNLIKE`` of the larger of the two and,
+    for a metric in percent, by more than two images make. Empty where the run has no record.
 
     Args:
-        weights: The run's weights.
-        config: The configuration of the evaluation; nothing is compared where its data are others.
-        scores: The scores of the evaluation, by metric.
+        weights: The run's weights, or timm's name of the network, which has no record.
+        config: The configuration of the evaluation, which is to differ from the run's in nothing
+            that can change a result. Nothing is compared where ``data.content`` differs.
+        scores: The scores of the evaluation, by metric; one that the record lacks is passed over.
     """
     record = _record_of(weights)
     if record is None or record.science.get("data.content", "") != config.data.content:
@@ -316,7 +319,8 @@ def _refuse_other_network(model: ModelConfig, run: RunDirectory) -> None:
 
 
 def _without_effect(layers: list[str], what: str, read: Collection[str] = ()) -> list[str]:
-    """Return a line for each key of the training that the command line gives in vain.
+    """Return a line for each key of the training (``seed``, or one of ``train``) that an option of
+    the command line gives in vain. Keys in configuration files are passed over.
 
     Args:
         layers: The command line's configuration files and overrides.
@@ -391,8 +395,11 @@ def _file_or_run(name: str, layers: list[str]) -> Path:
 
 
 def _with_classes(config: RunConfig) -> RunConfig:
-    """Return a configuration whose number of classes is known; where it does not say the number,
-    the files of the user's own data set are read.
+    """Return a configuration whose number of classes (``data.classes``) is known. That of a user's
+    data set is read from its files unless ``data.num_classes`` says it, and filled in.
+
+    Raises:
+        Refused: The files are not there, or are others than ``data.content`` says.
     """
     from xceptlab.data.identity import resolved_data
 

@@ -269,8 +269,12 @@ def _sync_runs(runs: Iterable[RunDirectory], layers: list[str]) -> list[int]:
 def _study_named(name: str, outputs: Path) -> str:
     """Return the path of the file of the study that a user of ``sync`` names.
 
+    Args:
+        name: What the user has given. It is not the name of a run, which the caller has looked for.
+        outputs: The folder that holds ``runs/``, for the error.
+
     Raises:
-        Refused: There is neither such a study nor such a run.
+        Refused: There is no such study; the message says that there is no such run, either.
     """
     from xceptlab.study.plan import find_study_file
 
@@ -281,7 +285,11 @@ def _study_named(name: str, outputs: Path) -> str:
 
 
 def _sync_study(summary: "Summary") -> None:
-    """Send a study's verdicts and report to W&B, and print their address there."""
+    """Send a study's verdicts and report to W&B, and print their address there.
+
+    Raises:
+        Refused: W&B refuses or cannot be reached.
+    """
     from xceptlab.report.write import sync_report
 
     print(f"{summary.expansion.name}: {sync_report(summary)}")

@@ -33,11 +33,15 @@ __all__ = ["SETS", "data_set", "require_files", "resolved", "splits"]
 
 
 def require_files(config: DataConfig) -> None:
-    """Check that the files of a data set are there. With ``data.download`` fetch what is missing,
-    where it can be fetched.
+    """Check that the files of a data set are there. With ``data.download`` fetch CIFAR, or a data
+    set of the Hugging Face hub, if it is not there; but not where prepared photographs are looked
+    for in ``data.cache``. A set without files of its own always passes.
 
     Raises:
-        Refused: They are not; the message says what was looked for, where, and how to get it.
+        OSError: The note on the originals of prepared photographs cannot be read.
+        Refused: They are not there, and the message says what was looked for, where, and how to get
+            it; or they cannot be fetched, are seen to be incomplete, or lie in several folders; or
+            the note on the originals of prepared photographs is damaged.
     """
     data_set(config.name).require_files(config)
 
@@ -51,7 +55,9 @@ def splits(config: DataConfig) -> dict[str, "tuple[Arrays | Photographs, Indices
         part of its own for it.
 
     Raises:
-        OSError: A file cannot be read.
+        OSError: A file cannot be read; or, for ImageNet's tar files, the user's cache cannot be
+            written.
+        RuntimeError: ImageNet's tar files need a cache, and the user has no home for one.
         Refused: The data set is not there or cannot be used, has too few images for what is asked
             of it, or has validation images of its own although ``data.validation`` is not 0.
     """

@@ -25,8 +25,9 @@ class Archive(Store):
 
     Args:
         files: The tar files.
-        table: One row a photograph: ``part`` (number of the file), ``offset`` and ``size`` (bytes),
-            ``label``, ``name`` and, where ``data.prepare`` wrote it, ``crc`` (its CRC-32).
+        table: One row a photograph: ``part`` (number of its file in ``files``, from 0), ``offset``
+            and ``size`` (bytes), ``label``, ``name`` and, where ``data.prepare`` wrote it, ``crc``
+            (its CRC-32).
     """
 
     files: tuple[Path, ...]

@@ -4,7 +4,7 @@ which belong to the image and the epoch (``order.draws``).
 They are applied after ``crop``. On the device, to whole batches: ``normalise``, ``cutout``, ``mix``
 (by ``module.DataModule``). In the loader: ``vary`` to each photograph (by
 ``photographs.Photographs``), and ``mixing``, which draws what ``mix`` then does to the batch (by
-``split.Split``). Of these, ``transform`` uses ``normalise`` only.
+``split.Split``). Evaluation, and the module ``transform``, use ``normalise`` only.
 """
 
 import numpy as np
@@ -32,7 +32,7 @@ def cutout(images: Tensor, draws: Tensor, side: int) -> Tensor:
     arXiv:1708.04552).
 
     Args:
-        images: (B, C, H, W).
+        images: (B, C, H, W), normalised, so that 0 is a middle grey.
         draws: (B, DRAWS), uniform in [0, 1).
         side: Pixels of the square's side; it is cut off at the image's borders.
 
@@ -87,9 +87,10 @@ def mixing(draws: Draws, size: int, mixup: float, cutmix: float) -> NDArray[np.f
             are, a coin decides for each pair.
 
     Returns:
-        (B, 5): the partner's weight inside a box, and the box in pixels: top, left, bottom, right.
-        Mixup's box is the whole image, CutMix's weight is 1. The last of an odd number of images
-        stays as it is: weight 0.
+        (B, 5): the partner's weight inside a box, and the box in whole pixels: top, left, bottom,
+        right, where the row ``bottom`` and the column ``right`` are the first outside. Mixup's box
+        is the whole image, CutMix's weight is 1. The last of an odd number of images stays as it
+        is: weight 0.
     """
     from scipy.special import betaincinv
 

@@ -37,8 +37,9 @@ def cached(
     and kept there.
 
     Of several processes that begin at once, one decodes and the others wait for its file. Where the
-    file is damaged, the images are decoded anew. Where they cannot be kept, such as on a full disk,
-    the user is told. For a user without a home, who has no cache, each call decodes them.
+    file is damaged or cannot be read, the images are decoded anew, and the user is told. Where they
+    cannot be kept, such as on a full disk, the user is told, too. Where there is no place for a
+    cache, since the user has no home, each call decodes them.
 
     Args:
         name: Name of the data set, with which the file's name begins.

@@ -73,9 +73,9 @@ class Remark:
 def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts | Remark | str]:
     """Check a data set as a run would use it.
 
-    Faults are classes without an image in a split's files, and images that cannot be decoded. In a
-    user's data set (``data.name: folder``) and with ``everything``, pictures that are in two splits
-    or in two classes are faults, too.
+    Faults are classes without an image in a split's files, and images that cannot be decoded. With
+    ``everything``, pictures that are in two splits or in two classes are faults, too, but only in a
+    user's data set (``data.name: folder``).
 
     Args:
         config: The data set, with its number of classes, which ``identity.resolved_data`` finds out
@@ -86,13 +86,14 @@ def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts
 
     Yields:
         For each split that has images its ``Counts``, then its faults, each as a line of text, and
-        its ``Remark`` objects; at last a line for each picture that is in two splits or in two
+        its ``Remark`` objects; at last the lines on pictures that are in two splits or in two
         classes. Of a data set that cannot be used at all, only the lines of its faults.
 
     Raises:
         OSError: A file cannot be read, other than that of a single photograph, which is a fault.
         Refused: The data set is not there, is damaged, or has too few images for what is asked of
             it; or its number of classes is not known.
+        RuntimeError: ImageNet's tar files need a cache, and the user has no home for one.
     """
     try:
         sources_and_members = splits(config)
@@ -200,6 +201,7 @@ def absent_classes(config: DataConfig) -> Iterator[AbsentClasses]:
         Refused: The data set is not there, is damaged, has faults as a whole, such as a class
             without training photographs, or has too few images for what is asked of it; or its
             number of classes is not known.
+        RuntimeError: ImageNet's tar files need a cache, and the user has no home for one.
     """
     names = _class_names(config)
     for split, (source, members) in splits(config).items():
@@ -259,7 +261,9 @@ class _DecodingResult(NamedTuple):
 
 
 class _Decoder(Dataset[_DecodingResult]):
-    """Decodes images of a source, asked for by their numbers, and notes what is wrong with each."""
+    """Dataset that decodes the images of a source: item i tells what came of decoding the i-th
+    image. One that cannot be decoded raises no error.
+    """
 
     def __init__(self, source: Photographs) -> None:
         self.source = source
@@ -280,9 +284,9 @@ class _Decoder(Dataset[_DecodingResult]):
 
 @contextlib.contextmanager
 def _printed_by_c(lines: list[str]) -> Iterator[None]:
-    """Append to ``lines``, when the block ends, what was printed on file descriptor 2 in it, in
-    place of showing it. libjpeg prints its warnings there, without the file's name, and Python does
-    not see them.
+    """Keep from the user what is printed on file descriptor 2 in the block, and append its lines to
+    ``lines`` when the block ends. libjpeg prints its warnings there, without the file's name, and
+    Python does not see them.
     """
     sys.stderr.flush()
     stderr = os.dup(2)
@@ -311,17 +315,20 @@ class _Pictures:
         self.sources: dict[str, Photographs] = {}
         """The source of each split's pictures, by split."""
         self.images: dict[str, list[int]] = {}
-        """The pictures of each split, by their numbers in the source."""
+        """By split, the numbers of its pictures in their source, in the order of adding."""
 
     def add(self, split: str, source: Photographs, i: int, digest: bytes) -> None:
-        """Add the i-th picture of a split's source by its digest, 16 bytes."""
+        """Add the i-th picture of a split's source by its digest, 16 bytes. All pictures of a split
+        must be added before the first one of the next.
+        """
         self.sources[split] = source
         self.images.setdefault(split, []).append(int(i))
         self.digests += digest
 
     def faults(self) -> Iterator[str]:
-        """Yield a line for each picture that is in two splits or in two classes. Copies within a
-        class of a split do no harm.
+        """Yield a line for each two equal pictures in different splits or classes. Of several equal
+        ones, each is compared with the one that was added before it. Copies within a class of a
+        split do no harm.
         """
         keys = np.frombuffer(bytes(self.digests), np.uint64).reshape(-1, 2)  # (n, 2)
         order = np.lexsort(keys.T)  # (n,): equal pictures are neighbours
@@ -333,7 +340,12 @@ class _Pictures:
                 yield f"{other_name} ({other_split}, class {other_label}) is the same picture as {name} ({split}, class {label})"
 
     def _at(self, number: int) -> tuple[str, str, str]:
-        """Return split, name and class of a picture, by its number in the order of ``digests``."""
+        """Return the split, the name of the file and the name of the class of a picture, by its
+        number, from 0, in the order of ``digests``.
+
+        Raises:
+            IndexError: There are not so many pictures.
+        """
         for split, images in self.images.items():
             if number < len(images):
                 source = self.sources[split]

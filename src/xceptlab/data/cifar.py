@@ -72,7 +72,8 @@ _HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 def require_files(config: DataConfig) -> None:
     """Check that CIFAR's files are there. With ``data.download`` fetch them if they are not, in
     torchvision's layout: one process does it, while others wait. Where ``data.root`` names a data
-    set of the Hugging Face hub (``hf://``), its parquet files are fetched into the hub's cache.
+    set of the Hugging Face hub (``hf://``), its parquet files are fetched into the hub's cache. Of
+    torchvision's layout only the folder is looked for, and with ``data.download`` all its files.
 
     Raises:
         Refused: They are not there, and the message says how to get them; the download failed; or
@@ -92,8 +93,20 @@ def require_files(config: DataConfig) -> None:
 
 
 def _is_there(config: DataConfig) -> bool:
-    """Whether there are parquet files of both splits, or the folder that torchvision reads."""
-    return _has_parquet(config) or (Path(config.root) / _TORCHVISION[config.name]).is_dir()
+    """Whether there are parquet files of both splits, or the folder that torchvision reads. With
+    ``data.download`` all files of this folder are looked for, since another process may be fetching
+    them or was stopped at it; and a data set of the Hugging Face hub is fetched first.
+
+    Raises:
+        Refused: The data set of the hub is not in its cache or cannot be fetched; or some parquet
+            files are missing, or those of a split lie in several folders.
+    """
+    if _has_parquet(config):
+        return True
+    torchvisions = Path(config.root) / _TORCHVISION[config.name]
+    if not config.download:
+        return torchvisions.is_dir()
+    return all((torchvisions / name).is_file() for name in _TORCHVISIONS_FILES[config.name])
 
 
 def _has_parquet(config: DataConfig) -> bool:
@@ -111,7 +124,8 @@ def _download(config: DataConfig) -> None:
     """Download CIFAR into ``data.root`` by torchvision, unless another process does it first.
 
     Raises:
-        Refused: The download failed, or the files cannot be written.
+        Refused: The download failed, or the files cannot be written; or some parquet files are
+            missing, or those of a split lie in several folders.
     """
     try:
         with locked(Path(config.root)):
@@ -123,11 +137,12 @@ def _download(config: DataConfig) -> None:
 
 def files(config: DataConfig) -> str:
     """Return the layout of CIFAR's files and a digest of the names and sizes of those that are
-    read, such as ``parquet-0123456789abcdef``. With ``data.download``, missing files are fetched
-    first.
+    read, such as ``parquet-0123456789abcdef``. With ``data.download`` they are fetched first where
+    there is neither layout. Of torchvision's files, those that are missing are left out.
 
     Raises:
-        Refused: They are not there, or cannot be fetched.
+        Refused: They are not there, or cannot be fetched; or some parquet files are missing, or
+            those of a split lie in several folders.
     """
     require_files(config)
     if _has_parquet(config):
@@ -148,6 +163,7 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
     data set of the Hugging Face hub is fetched first.
 
     Raises:
+        OSError: A file cannot be read.
         Refused: A parquet file is damaged or lacks a column, some parquet files are missing, or
             those of a split lie in several folders; or the data set of the hub is not in its cache
             or cannot be fetched.
@@ -178,10 +194,13 @@ def load(config: DataConfig) -> tuple[Arrays, Arrays]:
     """Load CIFAR's training and test images, in this order.
 
     Images from parquet files are decoded once and then taken from the user's cache; torchvision's
-    files are read anew each time. With ``data.download``, missing files are fetched first.
+    files are read anew each time. With ``data.download`` the files are fetched first where there is
+    neither layout.
 
     Raises:
-        Refused: The files are not there, are damaged, or are those of another data set.
+        OSError: A file cannot be read.
+        Refused: The files are not there or not complete, cannot be fetched, are damaged, or are
+            those of another data set.
     """
     require_files(config)
     if _has_parquet(config):
@@ -194,6 +213,10 @@ def load(config: DataConfig) -> tuple[Arrays, Arrays]:
 def _digest_of_what_is_decoded(config: DataConfig) -> str:
     """Return a digest of all that determines the images decoded from parquet files: the data set,
     ``SCIENCE_VERSION``, the decoders' versions, and the bytes of the files.
+
+    Raises:
+        OSError: A file cannot be read.
+        Refused: A file is a pipe or a device; or the parquet files are no longer complete.
     """
     decoders = [
         f"{package} {importlib.metadata.version(package)}" for package in ("pillow", "torchvision")
@@ -235,6 +258,7 @@ def _read_parquet(config: DataConfig, split: str) -> Arrays:
     """Decode all images of the split ``train`` or ``test`` from its parquet files.
 
     Raises:
+        OSError: A file cannot be read.
         Refused: A file is damaged or lacks a column, a row holds no image of 32x32 pixels or no
             label of the data set, or there are no rows.
     """

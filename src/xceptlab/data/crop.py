@@ -35,7 +35,8 @@ def for_evaluation(image: Tensor, config: DataConfig) -> Tensor:
     """Cut a central square out of a photograph and resize it: (3, H, W) to (3, size, size), uint8,
     where ``size`` is ``data.size``.
 
-    The square's side is the part ``data.eval_crop`` of the photograph's short side.
+    The square's side is the part ``data.eval_crop`` of the photograph's short side. The
+    interpolation is ``data.eval_interpolation``.
     """
     box = central_box(image, config.eval_crop)
     return resized(image, box, config.size, config.eval_interpolation)
@@ -51,7 +52,7 @@ def for_training(image: Tensor, draws: Draws, config: DataConfig) -> Tensor:
         config: The data set.
 
     Returns:
-        (3, size, size) uint8.
+        (3, size, size) uint8, where ``size`` is ``data.size``.
     """
     if config.crop == "resized":
         height, width = image.shape[1:]
@@ -84,13 +85,14 @@ def random_box(draws: Draws, height: int, width: int) -> Box:
     """Draw the box of Inception's random crop (Szegedy et al. 2015), as torchvision's
     RandomResizedCrop does.
 
-    The box has 8% to 100% of the area and an aspect ratio from 3/4 to 4/3. If none of ten tries
-    fits into the image, it is the largest central box with an allowed ratio.
+    Each of ten tries draws a size: 8% to 100% of the photograph's area, with an aspect ratio from
+    3/4 to 4/3. The first that fits into the photograph is placed at random. If none fits, the box
+    is the largest central one with such an aspect ratio.
 
     Args:
         draws: (DRAWS,), uniform in [0, 1).
-        height: Pixels of the photograph.
-        width: Pixels of the photograph.
+        height: Height of the photograph in pixels.
+        width: Width of the photograph in pixels.
 
     Returns:
         The box, which lies inside the photograph.
@@ -158,7 +160,7 @@ def crop_flip(images: Tensor, index: Tensor, draws: Tensor, pad: int, flip: bool
         images: (n, H, W, C), any type: the whole set.
         index: (B,), numbers of the batch's images in the set.
         draws: (B, DRAWS), uniform in [0, 1).
-        pad: Pixels of padding on each side; 0 for no crop.
+        pad: Pixels of padding on each side, fewer than H and W; 0 for no crop.
         flip: Mirror the images whose draw is below a half.
 
     Returns:

@@ -20,7 +20,7 @@ def require_files(config: DataConfig) -> None:
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
-    """Return the names of the classes, by label: the digits."""
+    """Return the names of the classes, by label: ``0`` to ``9``."""
     return tuple(map(str, range(10)))
 
 
@@ -32,8 +32,8 @@ def files(config: DataConfig) -> str:
 
 
 def load(config: DataConfig) -> tuple[Arrays, Arrays]:
-    """Load the training and the test images, enlarged to ``config.size`` bilinearly, with grey
-    repeated over three channels.
+    """Load the training and the test images, in this order. They are resized bilinearly from 8 to
+    ``config.size`` pixels a side, with grey repeated over three channels.
     """
     from PIL import Image
     from sklearn.datasets import load_digits

@@ -58,8 +58,8 @@ def resolved(
     registered: Mapping[str, Any] | None = None,
     read_contents: ReadContents | None = None,
 ) -> RunConfig:
-    """Return a run's configuration with the digests that its id needs: of a user's data set, and of
-    the weights that it starts from.
+    """Return a run's configuration with what its id needs: the digest and the number of classes of
+    a user's data set, and the digest of the weights that the run starts from.
 
     Whatever asks for a run's id calls this first. Where the files are not at hand, the digest in
     the configuration is used, or else the registered one, and the user is told.
@@ -71,8 +71,9 @@ def resolved(
         read_contents: Reads the contents of the data's files; None for ``contents``.
 
     Raises:
-        Refused: The files are not there and there is no digest to use instead, or they are others
-            than the configuration says.
+        OSError: A file or folder cannot be read.
+        Refused: The files are not there or damaged and there is no digest to use instead; or they
+            are others than the configuration says, or do not go with its other keys.
     """
     digests = registered or {}
     model = _resolved_weights(
@@ -104,8 +105,9 @@ def resolved_data(
             one.
 
     Raises:
-        Refused: The files are not there and there is no content to use instead, or they are others
-            than the configuration says.
+        OSError: A file or folder cannot be read.
+        Refused: The files are not there or damaged and there is no content to use instead; or they
+            are others than the configuration says, or do not go with its other keys.
     """
     if data.name != "folder":
         return data
@@ -140,6 +142,7 @@ def _resolved_weights(model: ModelConfig, registered: str, study: str) -> ModelC
             one.
 
     Raises:
+        OSError: The file cannot be read.
         Refused: The file is not there and no digest is known, or its digest is not the configured
             one.
     """
@@ -169,9 +172,9 @@ def _agreed_digest(
     changed: str,
     study: str,
 ) -> str:
-    """Return the digest of files. Where they are not at hand, return the configured digest or else
-    the registered one, and tell the user. Where files at hand are not the registered ones, the user
-    is only told.
+    """Return the digest of files. Where they are not at hand or are damaged, return the configured
+    digest or else the registered one, and tell the user. Where files at hand are not the registered
+    ones, the user is only told.
 
     Args:
         key: The field of the configuration that keeps the digest.
@@ -179,7 +182,7 @@ def _agreed_digest(
         registered: The field's value in a study's registration; empty without one.
         place: Where the files are looked for, for messages.
         kind: Kind of the files, for messages: ``photographs`` or ``weights``.
-        read: Reads the files' digest; raises ``Refused`` where they are not at hand.
+        read: Reads the files' digest; raises ``Refused`` where they are not at hand or are damaged.
         changed: What may have happened to files whose digest is not the configured one, in words.
         study: Name of the study that has filled the digest in; empty where the user has.
 
@@ -234,9 +237,10 @@ def _file_digest(file: Path) -> str:
 
 
 def contents(config: DataConfig) -> Contents:
-    """Read the identity and the classes of a user's data set from its files' names and sizes, or
-    from the note beside prepared photographs on what they were prepared from. With
-    ``data.download`` a data set of the Hugging Face hub that is not in its cache is fetched.
+    """Read the identity and the classes of a user's data set from its files, without decoding any,
+    or from the note beside prepared photographs on what they were prepared from. With
+    ``data.download`` a data set of the Hugging Face hub that is not in its cache is fetched, unless
+    prepared photographs are looked for in ``data.cache``.
 
     Raises:
         OSError: A file or folder cannot be read.
@@ -315,8 +319,10 @@ def files(config: DataConfig) -> str:
     """Return the layout of a known data set's files and a digest of their names and sizes, such as
     ``parquet-0123456789abcdef``.
 
-    It is empty for a user's data set, whose digest is ``data.content``, and where there are no
-    files, or they are damaged or not all at hand. Nothing is downloaded.
+    It is empty for a user's data set, whose digest is ``data.content``, for a set without files of
+    its own, and where the files are not there or are seen to be incomplete or damaged. Of
+    torchvision's files of CIFAR, those that are missing are only left out of the digest. Nothing is
+    downloaded.
 
     Raises:
         OSError: A file or folder cannot be read.
@@ -335,8 +341,8 @@ def same(
     """Whether a data set has the same images as before, even if in other files.
 
     The fingerprint, a hash of the labels and the decoded images, decides. That of photographs is of
-    a few images only. So ImageNet's files must be equal, too, if they lie in the same layout; a
-    user's data set is known by ``data.content``, which is not compared here.
+    a few images only. So ImageNet's files must have the same names and sizes, too, if they lie in
+    the same layout; a user's data set is known by ``data.content``, which is not compared here.
 
     Args:
         config: The data set.
@@ -423,6 +429,7 @@ def fingerprint(config: DataConfig) -> str:
     Raises:
         OSError: A file cannot be read.
         Refused: The data set is not there, is damaged, or has faults as a whole.
+        RuntimeError: ImageNet's tar files need a cache, and the user has no home for one.
     """
     return sources.fingerprint(data_set(config.name).load(config))
 

@@ -146,6 +146,7 @@ def _val_rows(file: Path, root: Path) -> Iterator[list[Row]]:
     development kit in the folder ``root``.
 
     Raises:
+        OSError: A file cannot be read.
         Refused: The development kit is missing, a file is damaged, or there are not as many labels
             as photographs.
     """
@@ -198,7 +199,8 @@ def _files(tar: tarfile.TarFile, where: object) -> list[tarfile.TarInfo]:
     in errors.
 
     Raises:
-        Refused: The tar file is damaged or cut short.
+        OSError: It cannot be read.
+        Refused: It is damaged or cut short.
     """
     with reading(where, "not a whole tar file"):
         members = []
@@ -229,6 +231,7 @@ def val_labels(root: Path) -> tuple[tuple[str, ...], list[int]]:
         photograph, from 0, in the order of the photographs' names.
 
     Raises:
+        OSError: The development kit cannot be read.
         Refused: The development kit is not there, or is not that of ILSVRC 2012.
     """
     import gzip

@@ -32,20 +32,23 @@ def require_files(config: DataConfig) -> None:
     unless prepared photographs are looked for in ``data.cache``.
 
     Raises:
-        Refused: They are not, and the message says what was looked for, where, and how to get it;
-            or some parquet files are missing, or they lie in several folders; or the note on the
-            originals of prepared photographs is damaged.
+        OSError: The note on the originals of prepared photographs cannot be read.
+        Refused: The files are not there, and the message says what was looked for, where, and how
+            to get it; or some parquet files are missing, or they lie in several folders; or the
+            note on the originals of prepared photographs is damaged.
     """
     find_layout(config)
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
     """Return the names of the classes, by label: those of the folders, of the parquet files'
-    metadata or of the note on prepared photographs. For parquet files without names they are the
-    labels as text. The result is empty for ImageNet's tar files and what was prepared from them.
+    metadata or of the note on prepared photographs. For parquet files without names, or with too
+    few, they are the labels as text. The result is empty for ImageNet's tar files and what was
+    prepared from them.
 
     Raises:
-        Refused: The files are not there, or cannot be read.
+        OSError: A file or folder cannot be read.
+        Refused: The files are not there, are not complete, or are damaged.
     """
     return layouts.classes(find_layout(config))
 
@@ -56,7 +59,8 @@ def files(config: DataConfig) -> str:
     originals.
 
     Raises:
-        Refused: They are not there.
+        OSError: A file or folder cannot be read.
+        Refused: They are not there or not complete, or the note is damaged.
     """
     layout = find_layout(config)
     return f"{layout.kind}-{digest_of_files(layouts.names_and_sizes(layout))}"
@@ -70,6 +74,7 @@ def load(config: DataConfig) -> "tuple[Photographs, ...]":
         OSError: A file cannot be read; or, for ImageNet's tar files, the user's cache cannot be
             written.
         Refused: The files are not there, or are damaged.
+        RuntimeError: ImageNet's tar files need a cache, and the user has no home for one.
         Unsound: The data set as a whole has faults, such as a class without photographs.
     """
     from xceptlab.data.photographs import Photographs
@@ -88,6 +93,7 @@ def stores(config: DataConfig) -> dict[str, Store]:
         OSError: A file cannot be read; or, for ImageNet's tar files, the user's cache cannot be
             written.
         Refused: The files are not there, or are damaged.
+        RuntimeError: ImageNet's tar files need a cache, and the user has no home for one.
         Unsound: There are not as many classes as configured or as ImageNet has; a part or, in
             train, a class has no photograph; or a class or a label of a part is not in train.
     """
@@ -184,6 +190,7 @@ def _open_tree(layout: Layout) -> dict[str, Store]:
     train are the classes of all parts.
 
     Raises:
+        OSError: A folder, or the development kit, cannot be read.
         Refused: The photographs of val lie in no class's folder, and the development kit of
             ImageNet does not give their labels.
     """
@@ -204,6 +211,7 @@ def _open_flat_val(root: Path, classes: tuple[str, ...]) -> Tree:
     The development kit has their labels.
 
     Raises:
+        OSError: The development kit cannot be read.
         Refused: The development kit is not there, is damaged, or is of other classes than those of
             train or of another number of photographs.
     """
@@ -226,7 +234,9 @@ def _open_parquet(layout: Layout) -> dict[str, Store]:
 
 
 def _open_tars(layout: Layout) -> dict[str, Store]:
-    """Open the photographs of ``train`` and ``val`` in ImageNet's original tar files."""
+    """Open the photographs of ``train`` and ``val``, by these names, in ImageNet's original tar
+    files.
+    """
     # Open val before train: its search takes seconds, and may find that the development kit is
     # missing, while the search of train takes minutes.
     val = ilsvrc.val_archive(layout.root)

@@ -65,11 +65,14 @@ class Layout:
 def find_layout(config: DataConfig) -> Layout:
     """Find out in which layout the files of ImageNet or of a user's data set lie. With
     ``data.short_side`` only prepared photographs are looked for. With ``data.download`` a data set
-    of the Hugging Face hub that is not in its cache is fetched.
+    of the Hugging Face hub that is not in its cache is fetched, unless prepared photographs are
+    looked for in ``data.cache``.
 
     Raises:
-        Refused: They are not there, and the message says what was looked for, where, and how to get
-            it; or some parquet files are missing, or they lie in several folders.
+        OSError: The note on the originals of prepared photographs cannot be read.
+        Refused: The files are not there, and the message says what was looked for, where, and how
+            to get it; or some parquet files are missing, or they lie in several folders; or the
+            note on the originals of prepared photographs is damaged.
     """
     if config.short_side:
         return _find_prepared(config)
@@ -110,8 +113,10 @@ def _find_prepared(config: DataConfig) -> Layout:
     options.
 
     Raises:
-        Refused: They are not there, a part of them is not complete, or the note on their originals
-            is damaged.
+        OSError: The note on their originals cannot be read.
+        Refused: They are not there, a part of them is not complete, or the note is damaged; or they
+            would lie below a data set of the Hugging Face hub that is not in its cache or cannot be
+            fetched.
     """
     root = prepared_folder(config)
     noted = originals(root)
@@ -127,11 +132,15 @@ def _find_prepared(config: DataConfig) -> Layout:
 def prepared_folder(config: DataConfig) -> Path:
     """Return the folder, which need not be there, of the photographs that are prepared as a
     configuration says. It lies in ``data.cache`` or else in ``prepared`` below the data set's
-    folder, and is named by short side, quality, orientation and largest number of pixels.
+    folder, and is named by short side and quality and, where they are not the defaults, orientation
+    and largest number of pixels.
+
+    Where ``data.cache`` is empty and ``data.root`` names a data set of the Hugging Face hub, the
+    data set's folder is in the hub's cache. With ``data.download`` what is missing there is
+    fetched.
 
     Raises:
-        Refused: ``data.cache`` is empty, and ``data.root`` names a data set of the Hugging Face hub
-            that is neither in the hub's cache nor can be fetched with ``data.download``.
+        Refused: That data set of the hub is not in the hub's cache, or cannot be fetched.
     """
     name = f"short{config.short_side}-quality{config.quality}"
     if not config.exif_orientation:
@@ -152,6 +161,7 @@ def originals(root: Path) -> dict[str, Any]:
     ``data.content`` of the originals.
 
     Raises:
+        OSError: The note cannot be read.
         Refused: The note is damaged.
     """
     file = root / NOTE
@@ -168,6 +178,7 @@ def classes(layout: Layout) -> tuple[str, ...]:
     prepared from them.
 
     Raises:
+        OSError: A file or folder cannot be read.
         Refused: A parquet file or the note on prepared photographs is damaged.
     """
     if layout.kind == "tree":
@@ -207,8 +218,8 @@ def names_and_sizes(layout: Layout) -> Iterator[tuple[bytes, int]]:
 
 
 def _names_and_sizes_of_tree(layout: Layout) -> Iterator[tuple[bytes, int]]:
-    """Yield the name, relative to the layout's root, and the size in bytes of each photograph in a
-    tree of folders.
+    """Yield the name, relative to the layout's root, and the size in bytes of each photograph in
+    the class folders of a tree or, of a part without class folders, in the part's folder.
     """
     subfolders = []
     for part in layout.parts:

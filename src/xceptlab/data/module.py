@@ -25,7 +25,9 @@ from xceptlab.text import say
 
 
 class Batch(NamedTuple):
-    """One batch of one process as the network gets it: on the device, augmented, normalised."""
+    """One batch of one process as the network gets it: on the device, normalised and, in training,
+    augmented.
+    """
 
     images: Tensor
     """Images (B, 3, size, size), normalised to the range -1 to 1."""
@@ -50,8 +52,9 @@ class Batch(NamedTuple):
 class DataModule(pl.LightningDataModule):
     """Training, validation and test images of a run, as ``Batch`` objects.
 
-    The order of the images and the random numbers of their augmentation are functions of (seed,
-    epoch, step) alone: workers, processes and interruptions change neither.
+    The order of the images is a function of the seed and the epoch alone, and the random numbers of
+    an image's augmentation are one of seed, epoch and image. Workers, processes and interruptions
+    change neither.
 
     Without a Trainer, as in a notebook, call ``setup("test")`` and then a loader, such as
     ``test_dataloader()``. ``train_dataloader()`` then gives the batches of the first epoch of one
@@ -75,7 +78,7 @@ class DataModule(pl.LightningDataModule):
         are ignored, and why. Lightning calls this in the first process only.
 
         Raises:
-            Refused: The splits cannot be loaded.
+            OSError, Refused, RuntimeError: The splits cannot be loaded.
         """
         self.setup("fit")
         if self._reported_left_alone:
@@ -93,8 +96,12 @@ class DataModule(pl.LightningDataModule):
         """Load the splits, at the first call only; the stage makes no difference.
 
         Raises:
-            Refused: The data set cannot be read, has too few images for what is asked of it, or has
-                validation images of its own although ``data.validation`` is not 0.
+            OSError: A file cannot be read; or, for ImageNet's tar files, the user's cache cannot be
+                written.
+            Refused: The data set is not there or cannot be used, has too few images for what is
+                asked of it, or has validation images of its own although ``data.validation`` is not
+                0.
+            RuntimeError: ImageNet's tar files need a cache, and the user has no home for one.
         """
         if hasattr(self, "train"):
             return
@@ -188,8 +195,9 @@ class DataModule(pl.LightningDataModule):
         return self._evaluation_loader(self.test)
 
     def as_in_evaluation(self, split: Literal["train", "val", "test"]) -> DataLoader:
-        """Return a loader that gives a split's images in their order, each once, and without
-        augmentation, even for the training split. Of several processes each gives its part.
+        """Return a loader of a split's images in their order, each once, and without augmentation,
+        even for the training split. Without a Trainer it gives the whole split as ``Batch``
+        objects; with one it gives this process's part as ``LoadedBatch`` objects.
 
         Raises:
             Refused: There are fewer images than processes, such as none to validate on.

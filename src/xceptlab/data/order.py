@@ -18,7 +18,7 @@ from xceptlab.errors import Refused
 Indices = NDArray[np.int64]
 """Numbers of images, or labels."""
 Draws = NDArray[np.float32]
-"""Uniform random numbers in [0, 1); see ``draws``."""
+"""Uniform random numbers in [0, 1): (DRAWS,) for one image, (B, DRAWS) for a batch."""
 
 # Each kind of random numbers has its own first word of the key, so that no two kinds are equal.
 _ORDER = 1
@@ -46,8 +46,9 @@ RAND_AUGMENT_SEED = slice(32, 34)
 
 
 def bits(*key: int | NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Return 64 random bits for each key. The words of a key are whole numbers; arrays among them
-    stand for many keys, and broadcast. The result has their common shape, (1,) without arrays.
+    """Return 64 pseudo-random bits for each key, which follow from it alone. The words of a key are
+    whole numbers; arrays among them stand for many keys, and broadcast. The result has their common
+    shape, (1,) without arrays.
     """
     h = np.zeros(1, np.uint64)
     with np.errstate(over="ignore"):
@@ -81,7 +82,8 @@ def draws(seed: int, epoch: int, index: Indices) -> Draws:
 
 
 def stratified(labels: Indices, count: int, seed: int) -> Indices:
-    """Choose ``count`` of n images with labels (n,), each class in proportion to its size.
+    """Choose ``count`` of n images with labels (n,) at random, by ``seed``, from each class in
+    proportion to its size.
 
     A class of s images gets its share to within (1 + s / mean size of a class) / 2 images. That is
     one image where all classes have the same size, and more for a class that is much larger.
@@ -158,8 +160,8 @@ class TrainingOrder:
         rank: Number of this process, from 0.
         world: Number of processes.
         position: Called when an epoch begins or a run continues; returns the epoch, from 0, and how
-            many of its accumulated batches are done. The number of all batches of an epoch, which
-            Lightning still has from the epoch before, stands for none.
+            many of its accumulated batches are done. The number of all batches of an epoch counts
+            as 0, since Lightning still has it from the epoch before when an epoch begins.
 
     Raises:
         Refused: The last global batch is too small for every slice to have the two images that

@@ -92,9 +92,12 @@ class Photographs:
         )
 
     def fingerprint(self) -> str:
-        """Return a hash of all labels and of up to 16 images, decoded and cropped as in evaluation;
-        hashing a million photographs would take an hour. Images that cannot be decoded are left
-        out.
+        """Return a hash of all labels and of up to 16 images, evenly spread, decoded and cropped as
+        in evaluation; hashing a million photographs would take an hour. Images that cannot be
+        decoded are left out.
+
+        Raises:
+            OSError: A file cannot be read.
         """
         sample = []
         for i in np.linspace(0, len(self.labels) - 1, 16).astype(np.int64):
@@ -178,7 +181,7 @@ def _decode_with_pillow(data: bytes, exif_orientation: bool, max_pixels: int) ->
     """Decode an image by Pillow to (3, H, W) uint8.
 
     Raises:
-        Refused: It cannot be decoded, or claims more than ``max_pixels``.
+        Refused: It cannot be decoded, or claims more than ``max_pixels`` pixels.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -215,7 +218,8 @@ def _opened_with_pillow(data: bytes, exif_orientation: bool) -> Tensor:
 
 def in_rgb(image: "Image.Image", exif_orientation: bool) -> "Image.Image":
     """Convert a Pillow image, whose pixels are loaded, to 8-bit RGB and, with ``exif_orientation``,
-    turn it upright as its EXIF data say.
+    turn it upright as its EXIF data say. Of 16-bit pixels the upper 8 bits are taken; integers of
+    32 bits are clipped to 16 bits first.
 
     Raises:
         Refused: Its pixels are floating-point numbers, whose range is not known.

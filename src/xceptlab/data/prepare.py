@@ -21,6 +21,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ JPEG_SIDE = 65_500
 """Longest side, in pixels, of an image that libjpeg writes."""
 
 TarKey = tuple[str, int]
-"""Key of a tar file: its split and its number."""
+"""Key of a tar file: its split, such as ``train``, and its number in the split, from 0."""
 Written = tuple[int, list[str]]
 """Result of writing a tar file: the number of its photographs, and a line for each that could not
 be decoded.
@@ -62,11 +63,14 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
         The number of photographs done and the number of all, at first and after each tar file.
 
     Raises:
-        Refused: The originals are not there, or have faults as a data set; one cannot be decoded
-            and ``on_corrupt`` is ``error`` (``skip`` names it and keeps its bytes as they are); the
-            folder's photographs were prepared from others, or another process is preparing them.
+        Refused: The originals are not there, or have faults as a data set; one cannot be decoded,
+            or has too long a side for a JPEG, and ``on_corrupt`` is ``error`` (``skip`` names it
+            and keeps its bytes as they are); the folder's photographs were prepared from others,
+            or another process is preparing them; or the note on their originals, or the table of a
+            tar file, is damaged.
         OSError: An original cannot be read, a file cannot be written (no space, no permission), or
             what was written is not what is read back.
+        BrokenProcessPool: One of the further processes was killed, as by a lack of memory.
     """
     folder = layouts.prepared_folder(config)
     given = dataclasses.replace(config, short_side=0)
@@ -107,7 +111,9 @@ def _claim(folder: Path, splits: dict[str, Store], given: DataConfig) -> None:
         given: The data set of the originals.
 
     Raises:
-        Refused: The folder's photographs were prepared from other originals.
+        OSError: The note cannot be written, or an original is not there any more.
+        Refused: The folder's photographs were prepared from other originals, or the note on them is
+            damaged.
     """
     originals = {split: _identity(store) for split, store in splits.items()}
     noted = layouts.originals(folder)
@@ -124,8 +130,9 @@ def _claim(folder: Path, splits: dict[str, Store], given: DataConfig) -> None:
 
 
 def _identity(store: Store) -> dict[str, Any]:
-    """Return what identifies the originals of a split without reading them: their number, and
-    hashes of their labels and of their files' names and sizes.
+    """Return what identifies the originals of a split, without reading the photographs: under
+    ``images`` their number, under ``labels`` a hash of their labels, and under ``files`` one of the
+    names and sizes of their files or, in tar files, of the members.
     """
     files = hashlib.sha256()
     for name, size in store.files_and_sizes():
@@ -183,10 +190,10 @@ class _TarFiles:
 
         Returns:
             The number of photographs in the file, and a line for each of them that cannot be
-            decoded, whose bytes are kept as they are.
+            decoded or reduced, whose bytes are kept as they are.
 
         Raises:
-            Refused: An original cannot be decoded, and ``on_corrupt`` is ``error``.
+            Refused: An original cannot be decoded or reduced, and ``on_corrupt`` is ``error``.
             OSError: An original cannot be read, a file cannot be written (no space, no permission),
                 or what was written is not what is read back.
         """
@@ -212,12 +219,12 @@ class _TarFiles:
             path: The file to write.
 
         Returns:
-            The rows of the tar file's table, and a message for each photograph that cannot be
-            decoded. The bytes of such a photograph are kept as they are; if the store refuses to
-            read them, as damaged ones, its member of the tar file is empty.
+            The rows of the tar file's table, each by column, and a message for each photograph that
+            cannot be decoded or reduced. The bytes of such a photograph are kept as they are; if
+            the store refuses to read them, as damaged ones, its member of the tar file is empty.
 
         Raises:
-            Refused: An original cannot be decoded, and ``on_corrupt`` is ``error``.
+            Refused: An original cannot be decoded or reduced, and ``on_corrupt`` is ``error``.
             OSError: An original cannot be read, or the file cannot be written.
         """
         split, part = key
@@ -253,8 +260,12 @@ class _TarFiles:
         return rows, unreadable
 
     def join(self, split: str) -> None:
-        """Join the tables of a split's tar files to one, which is the sign that the split is
-        complete. Where that is there already, do nothing.
+        """Join the tables of a split's tar files to one table, ``<split>.arrow``, which is the sign
+        that the split is complete. Where this is there already, do nothing.
+
+        Raises:
+            OSError: A table cannot be read, or the joined one cannot be written.
+            Refused: A table is damaged.
         """
         import pyarrow
 
@@ -280,6 +291,11 @@ def _write_all(files: _TarFiles, keys: Sequence[TarKey], workers: int) -> Iterat
     with ProcessPoolExecutor(workers, initializer=_begin_worker, initargs=(files,)) as pool:
         try:
             yield from pool.map(_write, keys)
+        except BrokenProcessPool:
+            raise Refused(
+                "a process that prepares photographs was killed, as where the memory runs out; "
+                "the same command continues, with fewer --runtime.workers perhaps"
+            ) from None
         # Do not wait for the tar files in work: they are written anew the next time.
         except BaseException:
             for process in multiprocessing.active_children():
@@ -322,7 +338,8 @@ def _reduced(data: bytes, config: DataConfig) -> bytes:
         The bytes of a JPEG file or, with quality 0, of a PPM file.
 
     Raises:
-        Refused: The photograph cannot be decoded, or has a side that no JPEG can have.
+        Refused: The photograph cannot be decoded; or a JPEG is to be written, and a side of the
+            reduced photograph is longer than ``JPEG_SIDE``.
     """
     from torchvision.io import encode_jpeg
     from torchvision.transforms.v2.functional import resize

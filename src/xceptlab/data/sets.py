@@ -1,8 +1,8 @@
 """The data sets by name. Each is a module with four functions of the data configuration, or a set
 that a user's module has registered, with the same functions as methods:
 
-- ``require_files`` raises ``Refused`` where files are missing, and fetches them where
-  ``data.download`` allows it.
+- ``require_files`` raises ``Refused`` where files are missing. With ``data.download`` it first
+  fetches those that can be fetched.
 - ``load`` returns the training and the test source and, where the validation images have files of
   their own, a source of these.
 - ``class_names`` returns the names of the classes, by label; empty where the files do not tell.
@@ -59,7 +59,8 @@ class Registered:
         Raises:
             Refused: The function raises an error, or the images or labels that it returns are of a
                 wrong type, shape, range or number.
-            OSError, MemoryError: The function raises this one, which is passed on as it is.
+            OSError, MemoryError: The function raises this one, which is passed on as it is. So are
+                torch's errors about a GPU.
         """
         pairs = self.entry.call(Path(config.root), config.size)
         if not (_is_pair(pairs) and all(map(_is_pair, pairs))):

@@ -100,18 +100,19 @@ class Shards(Store):
 
 _CACHE_BYTES = 128 * 2**20
 _cache: "dict[tuple[Path, State, int], pyarrow.ChunkedArray]" = {}
-"""The encoded images of the row groups that this process has used last, by file, the file's state
-and the group's number in it, so that a file that was replaced is read anew. Together they have up
-to ``_CACHE_BYTES``; a single larger group is kept, too. The group used last is the last in the
-dictionary's order.
+"""The encoded images of the row groups that this process has used last, by file, state of the file
+when its labels were read, and number of the group in it: a store that is made after the file was
+replaced does not get the old images. Together they have up to ``_CACHE_BYTES`` bytes; a single
+larger group is kept, too. The group used last is the last in the dictionary's order.
 """
 
 
 def _state(file: Path) -> State:
-    """Return the state of a file, by which one that has replaced it is told from it.
+    """Return a file's size and the time of its last change, by which a file that has replaced it
+    is recognised as another one.
 
     Raises:
-        OSError: It is not there.
+        OSError: The file is not there.
     """
     status = file.stat()
     return status.st_size, status.st_mtime_ns
@@ -125,6 +126,10 @@ def _row_group(file: Path, state: State, group: int) -> "pyarrow.ChunkedArray":
         file: The parquet file.
         state: Its state when its labels were read.
         group: Number of the row group in this file, from 0.
+
+    Raises:
+        OSError: The file is not there, or cannot be read.
+        Refused: It is no parquet file with the needed columns, or is damaged.
     """
     key = (file, state, group)
     cells = _cache.pop(key, None)
@@ -157,8 +162,8 @@ def find_shards(root: Path, split: str) -> list[Path]:
         split: Name of the split in the files' names, such as ``validation``.
 
     Raises:
-        Refused: They are in several folders; or they are numbered, such as
-            ``train-00001-of-00002.parquet``, and not each file of one set is there once.
+        Refused: They are in several folders; or one of them is numbered, such as
+            ``train-00001-of-00002.parquet``, and they are not all files of one set, each once.
     """
     pattern = f"{split}-*.parquet"
     in_subfolders = [file for file in root.glob(f"*/{pattern}") if not is_hidden(file.parent.name)]
@@ -182,11 +187,11 @@ def _refuse_incomplete(files: list[Path], pattern: str) -> None:
 
     Args:
         files: The files.
-        pattern: What their names have in common, for the errors.
+        pattern: Pattern of their names, such as ``train-*.parquet``, for the errors.
 
     Raises:
-        Refused: A file has no number or the number of another; they are of several sets, as by
-            their names these have different numbers of files; or some are missing.
+        Refused: A file has no number, or the number of another; their names give different numbers
+            of files, so that they are of several sets; or some are missing.
     """
     folder = files[0].parent
     by_number: dict[int, Path] = {}

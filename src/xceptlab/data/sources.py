@@ -67,11 +67,15 @@ class Unsound(Refused):
 
 
 class Unreadable(Refused):
-    """An image cannot be decoded; the message names it."""
+    """Raised where an image cannot be decoded, or its bytes are missing or damaged; the message
+    names it.
+    """
 
 
 def digest(*arrays: NDArray) -> str:
-    """Return a hash of the bytes of arrays; their types and shapes do not count."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of the bytes of arrays, one after the
+    other; their types and shapes do not count.
+    """
     h = hashlib.sha256()
     for array in arrays:
         h.update(np.ascontiguousarray(array).data)
@@ -86,15 +90,18 @@ class Source(Protocol):
 
 
 def fingerprint(sources: Iterable[Source]) -> str:
-    """Return one text of the hashes of a data set's sources: training, test and perhaps validation.
-    A source that is there twice, since it serves two splits, counts once.
+    """Return the fingerprints of a data set's sources, of training, test and perhaps validation
+    images, joined by hyphens in the order given. A source that is there twice, since it serves two
+    splits, counts once.
     """
     distinct = {id(source): source for source in sources}
     return "-".join(source.fingerprint() for source in distinct.values())
 
 
 def digest_of_files(files: Iterable[tuple[bytes, int]]) -> str:
-    """Return a hash of files' names and sizes (bytes), in the order in which they are given."""
+    """Return the first 16 hexadecimal digits of a SHA-256 of files' names and sizes (bytes), each
+    as (name, size). Their order counts.
+    """
     h = hashlib.sha256()
     for name, size in files:
         h.update(b"%s\0%d\n" % (name, size))
@@ -107,7 +114,8 @@ def folder(config: DataConfig) -> Path:
     ``data.download`` what is missing in the cache is fetched.
 
     Raises:
-        Refused: The data set of the hub is not in the cache, or cannot be fetched.
+        Refused: The data set of the hub is not in the cache or, with ``data.download``, cannot be
+            fetched; or its name is not allowed.
     """
     if not config.root.startswith(HUB):
         return Path(config.root)
@@ -126,13 +134,14 @@ def folder(config: DataConfig) -> Path:
 
 @functools.cache
 def _snapshot(root: str, splits: tuple[str, ...], download: bool) -> Path:
-    """Find the folder of a data set in the cache of the Hugging Face hub; the hub is asked once by
-    each process. Unless a commit is given as revision, the user is told which commit was found.
+    """Return the folder of a data set in the cache of the Hugging Face hub. Unless the full hash of
+    a commit is given as revision, tell the user which commit was found. The result is kept, so that
+    each process asks the hub once for the same arguments.
 
     Args:
         root: ``data.root``: ``hf://``, the data set's name and, after an ``@``, a revision.
         splits: Names of the splits whose parquet files are wanted.
-        download: Fetch what is not in the cache.
+        download: Ask the hub, and fetch what is not in the cache; else only the cache is looked at.
 
     Raises:
         OSError, ValueError: The data set is not in the cache, cannot be fetched, or its name is not
@@ -185,7 +194,8 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def _lock(descriptor: int, *, wait: bool) -> bool:
-    """Lock an open folder; returns False, without a lock, if its file system has no locks.
+    """Lock an open folder, and return whether it is locked: it is not where its file system has no
+    locks.
 
     Raises:
         BlockingIOError: Another process holds the lock; only without ``wait``.
@@ -229,8 +239,8 @@ def reading(where: object, what: str = "a damaged file") -> Iterator[None]:
     ``Refused``. Nothing but the library's calls should be in the block.
 
     Parsers raise errors of every kind: struct.error, OverflowError, or MemoryError where a header
-    claims a billion rows. An OSError with a number, such as that of a disk that fails, says nothing
-    about the file and passes.
+    claims a billion rows. An OSError with a number other than EINVAL, such as that of a disk that
+    fails, says nothing about the file's content and passes.
 
     Args:
         where: The file, and the place in it, as the message names them.
@@ -238,6 +248,7 @@ def reading(where: object, what: str = "a damaged file") -> Iterator[None]:
 
     Raises:
         Refused: The library raised an error about the file.
+        OSError: The file is not there, or cannot be read.
     """
     try:
         yield
@@ -263,8 +274,8 @@ def regular_bytes(file: str | Path) -> bytes:
 
 
 def _without_waiting_for_a_writer(path: str, flags: int) -> int:
-    """Open a file for ``open``, which passes its path and flags, and return the descriptor. Even a
-    pipe that nobody writes to is opened at once.
+    """Open a file by its path and flags, and return its descriptor, as an ``opener`` of the
+    built-in ``open`` does. Even a pipe that nobody writes to is opened at once.
     """
     return os.open(path, flags | os.O_NONBLOCK)
 

@@ -85,7 +85,8 @@ class Split(Dataset[LoadedBatch]):
 
         Raises:
             OSError: A file cannot be read.
-            Refused: A photograph cannot be decoded, and may not or cannot be replaced by another.
+            Refused: A photograph cannot be decoded, or its bytes are damaged, and it may not or
+                cannot be replaced by another.
         """
         number = key.number  # (B,)
         pixels = None
@@ -127,11 +128,13 @@ class Split(Dataset[LoadedBatch]):
 
         Returns:
             The numbers (B,) in the split of the photographs that were read, and their pixels (B,
-            size, size, 3). A number differs from the key's where a photograph had to be replaced.
+            size, size, 3) uint8. A number differs from the key's where a photograph had to be
+            replaced.
 
         Raises:
             OSError: A file cannot be read.
-            Refused: A photograph cannot be decoded, and may not or cannot be replaced by another.
+            Refused: A photograph cannot be decoded, or its bytes are damaged, and it may not or
+                cannot be replaced by another.
         """
         number = key.number.copy()
         index = self.members[number]
@@ -150,8 +153,9 @@ class Split(Dataset[LoadedBatch]):
     def _replacement(
         self, source: Photographs, epoch: int, number: int, error: Unreadable
     ) -> tuple[int, Tensor]:
-        """Read the next photograph of the split that can be decoded; after the last one comes the
-        first. Which one that is follows from the split alone, whatever the order of training.
+        """Read, in place of a photograph that cannot be decoded, the next one of the split that can
+        be; after the last one comes the first. Which one that is follows from the split alone,
+        whatever the order of training.
 
         Args:
             source: The photographs.
@@ -160,7 +164,8 @@ class Split(Dataset[LoadedBatch]):
             error: Why it cannot be decoded.
 
         Returns:
-            The number in the split of the photograph in its place, and its pixels (size, size, 3).
+            The number in the split of the photograph in its place, and its pixels (size, size, 3)
+            uint8.
 
         Raises:
             OSError: A file cannot be read.

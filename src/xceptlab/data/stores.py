@@ -30,7 +30,9 @@ class Store(Protocol):
         """
 
     def name(self, i: int) -> str:
-        """Return the i-th photograph's name in messages: its file, and its place in the file."""
+        """Return the i-th photograph's name in messages: its file and, for a tar or parquet file,
+        its place in it.
+        """
 
     def files_and_sizes(self) -> Iterator[tuple[str, int]]:
         """Yield the names and sizes (bytes) of the photographs or, for parquet files, of the files;

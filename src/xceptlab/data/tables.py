@@ -1,8 +1,9 @@
 """Parquet files of images and labels, as the Hugging Face hub has them, and what their columns must
 be.
 
-The types of both columns are checked when a file is opened, before anything is read. An error is
-one line that names the file, the column and perhaps the row, what was found and what is allowed.
+The types of both columns are checked when a file is opened, before anything is read. An error about
+a column is one line that names the file, the column and perhaps the row, what was found and what is
+allowed.
 """
 
 import json
@@ -46,6 +47,7 @@ class ImageTable:
         """Read the labels (n,) of all rows, each from 0 to ``classes`` - 1.
 
         Raises:
+            OSError: The file cannot be read.
             Refused: The file is damaged, or a row holds no such label; the message names the first
                 such row.
         """
@@ -72,6 +74,7 @@ class ImageTable:
         empty cell is null.
 
         Raises:
+            OSError: The file cannot be read.
             Refused: The file is damaged.
         """
         import pyarrow.compute
@@ -130,7 +133,8 @@ def feature_names(file: Path, column: str) -> tuple[str, ...]:
     column of labels; returns an empty tuple where the file has none.
 
     Raises:
-        Refused: It is no parquet file.
+        OSError: The file is not there, or cannot be read.
+        Refused: It is no parquet file, or a damaged one.
     """
     import pyarrow.parquet
 
@@ -147,6 +151,7 @@ def _open_regular(file: Path) -> "pyarrow.NativeFile":
     """Open a parquet file for pyarrow, also one whose name is not UTF-8.
 
     Raises:
+        OSError: It is not there, or cannot be read.
         Refused: It is no regular file: a folder, or a pipe or a device, on which a reader may wait
             for ever.
     """

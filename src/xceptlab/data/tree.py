@@ -1,6 +1,7 @@
 """The store of photographs that are single files, in a folder for each class or all in one folder.
 
-It also lists the other files in class folders, which are ignored, for messages about the data.
+It also lists, for messages about the data, what is ignored: other files in class folders, and
+photographs outside of them.
 """
 
 import os
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm")
 """Suffixes, in lower case, of the files that are taken for photographs."""
 _NAMED = 3
-"""Number of ignored files of a folder that a message names; of more files it gives the number."""
+"""Largest number of a folder's ignored files that a message names; it only counts the others."""
 
 
 @dataclass(frozen=True)
 class Tree(Store):
     """Store of photographs that are files ``<folder>/<class>/<file>``, the layout of torchvision's
-    ImageFolder. They are sorted by class, and by name within a class.
+    ImageFolder, or all ``<folder>/<file>``. They are sorted by class, and by name within a class.
     """
 
     folder: Path
@@ -41,14 +42,14 @@ class Tree(Store):
     flat: bool = False
     """Whether the photographs lie in the folder itself, not in a folder for each class."""
     others: dict[str, list[str]] = field(default_factory=dict)
-    """By class, the names in its folder that are no photographs by their suffix, which are ignored;
-    under "" the photographs that lie in no class's folder.
+    """The names of what is ignored: by class, what its folder holds and is no photograph by its
+    suffix; under "", the photographs that lie in no class's folder. Empty where ``flat`` is true.
     """
 
     @classmethod
     def of(cls, folder: Path, classes: tuple[str, ...]) -> "Tree":
-        """List the photographs in the folders of some classes; a class without a folder has none.
-        Files with other suffixes than ``SUFFIXES`` are ignored.
+        """Make the store of the photographs in the folders of some classes; a class without a
+        folder has none. Files with other suffixes than ``SUFFIXES`` are ignored.
 
         Args:
             folder: The folder of the class folders.
@@ -75,8 +76,8 @@ class Tree(Store):
 
     @classmethod
     def of_flat(cls, folder: Path, classes: tuple[str, ...], labels: list[int]) -> "Tree":
-        """List photographs that lie in one folder without class folders, in the same order as if
-        each class had a folder of its own.
+        """Make the store of photographs that lie in one folder without class folders, in the same
+        order as if each class had a folder of its own.
 
         Args:
             folder: The folder of the photographs.

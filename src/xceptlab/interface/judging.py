@@ -27,7 +27,7 @@ class Verdicts(dict[str, Verdict]):
     """Verdicts by the ids of their claims: ``verdicts["residual-helps"].outcome``.
 
     Raises:
-        Refused: No claim has the id that is asked for; the text names those that there are.
+        Refused: On ``verdicts[id]``: no claim has this id; the text names those that there are.
     """
 
     @classmethod
@@ -173,7 +173,9 @@ def _as_pairs(contrast: Pair | Sequence[Pair]) -> Sequence[Any]:
 
 
 def _as_table(scores: "pd.DataFrame") -> "Table":
-    """Return a pandas table as a CSV file would hold it: as text.
+    """Return a pandas table as a CSV file would hold it: as text, empty for None and pandas's
+    ``NA``, with the first row as number 2, below a header. Of columns of one name the first is
+    taken; its name stands in ``Table.columns`` as often as in ``scores``.
 
     Raises:
         Refused: The scores are not a pandas DataFrame.
@@ -201,8 +203,8 @@ def _as_table(scores: "pd.DataFrame") -> "Table":
 
 
 def _cell(value: Any) -> str:
-    """Return a value's text in a CSV file: empty for None and pandas's ``NA``, ``nan`` for a NaN,
-    and ``0`` for 0.0, since pandas turns a column of integers with gaps into floats.
+    """Return the text in a CSV file of a value that is not missing: ``nan`` for a NaN, and ``0``
+    for 0.0, since pandas turns a column of integers with gaps into floats.
     """
     if isinstance(value, float) and value.is_integer():
         return str(int(value))

@@ -53,7 +53,8 @@ def train(*layers: Layer | RunConfig, progress: bool = False) -> "Run":
     run diverges: its ``status`` tells.
 
     Afterwards PyTorch stays configured as the run asks for: ``train.threads``, deterministic
-    algorithms, no TF32; and on Linux the process keeps freed memory for itself.
+    algorithms, no TF32. Some of Lightning's warnings stay hidden, and on Linux the process keeps
+    freed memory for itself.
 
     Args:
         layers: A configuration, or layers of one as ``configure`` takes them.
@@ -61,8 +62,9 @@ def train(*layers: Layer | RunConfig, progress: bool = False) -> "Run":
 
     Raises:
         Refused: A layer is not allowed; the data are not there; the configuration does not fit the
-            data, the device or what is installed, or asks for several devices; or the run was
-            trained on other data than there are now.
+            data, the device or what is installed, or asks for several devices; the weights to start
+            from cannot be used; the run was trained on other data than there are now, or its record
+            is damaged; or a registered component raises an error.
         Busy: Another process is training this run.
         Interrupted, KeyboardInterrupt: A signal asked to stop; the same call continues.
         OSError: A file cannot be read or written, such as on a full disk.
@@ -96,8 +98,9 @@ class Run:
             left out.
 
     Raises:
-        Refused: There is no such run, or a registered component that it uses is not known to this
-            process or has another version here.
+        Refused: There is no such run; its config.yaml is not of this version, or its record is
+            damaged; or a registered component that it uses is not known to this process or has
+            another version here.
     """
 
     def __init__(
@@ -134,15 +137,19 @@ class Run:
 
     @property
     def record(self) -> Record | None:
-        """What the finished run has left behind: its scores, costs and environment; None while it
-        is not done.
+        """What the run has left behind, whether it is done or has diverged: its scores, costs and
+        environment. None before that.
+
+        Raises:
+            Refused: The record is damaged.
         """
         return self._directory.record()
 
     @property
     def status(self) -> str:
-        """State of the run: ``done``, ``diverged``, ``running``, ``failed``, ``stopped`` (it has
-        logged something, and no process trains it now) or ``waiting`` (it has logged nothing yet).
+        """State of the run: ``done``, ``diverged``, ``running`` (a process trains it now),
+        ``failed`` (in a study, or its record is damaged), ``stopped`` (it has logged something) or
+        ``waiting`` (it has logged nothing yet).
         """
         from xceptlab.launch.status import run_status
 
@@ -166,8 +173,8 @@ class Run:
 
     @functools.cached_property
     def network(self) -> "nn.Module":
-        """The network with the weights that were evaluated, in eval mode; its tensors are float32,
-        or float64 where ``train.precision`` is 64-true.
+        """The network with the weights that were evaluated, in eval mode; its parameters are
+        float32, or float64 where ``train.precision`` is 64-true.
 
         It is loaded once, on the CPU, and may be moved: ``run.network.cuda()``.
 
@@ -209,8 +216,8 @@ class Run:
         They are those of ``network`` as it is now, in eval mode, and on its device.
 
         Raises:
-            Refused: The run has no ``network``, or it is not known which of the network's modules
-                is the classifier.
+            Refused: The run has no ``network``; it is not known which of the network's modules is
+                the classifier; or the network does not call it.
         """
         from xceptlab.models.features import features
 
@@ -218,14 +225,14 @@ class Run:
 
     def split_features(self, split: Literal["train", "val", "test"]) -> "Features":
         """Compute the classifier's inputs for every image of a split, in the split's order and
-        without augmentation.
+        without augmentation, and return them with the images' labels.
 
         They are those of ``network`` as it is now, in eval mode.
 
         Raises:
-            Refused: There is no such split, it is empty, the data are not there, one of its
-                photographs cannot be decoded, the run has no ``network``, or it is not known which
-                of the network's modules is the classifier.
+            Refused: There is no such split, it is empty, the data are not there or have changed,
+                one of its photographs cannot be decoded, the run has no ``network``, or it is not
+                known which of the network's modules is the classifier.
         """
         import torch
 
@@ -326,6 +333,9 @@ def _name(key: str, name: Any) -> str:
 def points(directory: RunDirectory) -> list[tuple[int, float, str, float]]:
     """Read a run's log as rows (step, epoch in fractions, metric, value), one for each logged
     value; empty where nothing is logged.
+
+    Raises:
+        Refused: A line of the log is damaged.
     """
     points = []
     for line in directory.log():

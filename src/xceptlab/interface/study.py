@@ -40,13 +40,15 @@ class Study:
         layers: Configuration files and values by key, as ``configure`` takes them, which apply
             after the study's base and before its arms.
         seeds: Number of the study's first seeds, for a first look, which is judged as a study by
-            itself and shares its runs with the whole one; None for the whole study.
+            itself and shares its runs with the whole one. None, or the number of all seeds of a
+            list, for the whole study.
 
     Raises:
-        Refused: There is no such study, it is not well formed, its comparison is not controlled, or
-            the layers or the number of seeds are not allowed; files of data or weights are missing
-            or have changed; another study has the name already; or a finished run lacks a score
-            that a claim needs.
+        Refused: There is no such study, it is not well formed, its comparison is not controlled or
+            its claims cannot be judged; the layers or the number of seeds are not allowed; files of
+            data or weights are missing or have changed; another study has the name already; or,
+            where seeds are added until the claims are decided, a finished run lacks a score that
+            this needs.
     """
 
     def __init__(
@@ -145,9 +147,12 @@ class Study:
             progress: Show the runs as the command does.
 
         Raises:
-            Refused: ``jobs`` is below 1, the comparison is not controlled, the data are missing or
-                are others than those of finished runs, a run can never start here, or runs failed.
-                Runs that are done stay done.
+            Refused: ``jobs`` is below 1; a network cannot be built, or an arm differs in more than
+                it declares; data, weights or what the launcher needs are missing; the data are
+                others than those of finished runs; a record is damaged or lacks a score that is
+                needed; the study's directory holds another study's registration; a run can never
+                start here, or the cluster accepts no job; or runs failed. Runs that are done stay
+                done.
             Interrupted, KeyboardInterrupt: A signal asked to stop; the same call continues.
         """
         from xceptlab.cli import main
@@ -169,9 +174,9 @@ class Study:
         """Return a table with a row per run: arm, seed, its values of the keys in which arms
         differ, status, scores, costs and id. What is not known yet is NaN.
 
-        Where keys are tuned, an arm has a run for each tuned value at each seed, and ``chosen`` is
-        True for the one that stands for the arm at this seed; for none until they have all
-        finished.
+        Where keys are tuned, an arm has a run for each tuned value at each seed. The table then
+        also has the tuned values and ``chosen``, which is True for the run that stands for the arm
+        at this seed; for none until they have all finished.
         """
         import pandas as pd
 
@@ -235,6 +240,9 @@ class Study:
 
         What the report warns of, such as claims that were edited after the runs, is warned of here,
         too.
+
+        Raises:
+            Refused: A file of a run or of the registration is damaged, or does not fit the study.
         """
         from xceptlab.report.summary import summarise
 

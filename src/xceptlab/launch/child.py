@@ -33,11 +33,11 @@ def execute(main: Callable[[list[str]], int], argv: list[str], log: Path, *, fre
     negative.
 
     Args:
-        main: ``xceptlab``'s main function.
-        argv: Arguments of ``main``.
+        main: ``xceptlab``'s main function; not used with ``fresh``.
+        argv: Arguments of ``xceptlab``.
         log: File of the run's output.
-        fresh: Whether to run in a new interpreter, which Lightning can execute again for each
-            further device, rather than in this process.
+        fresh: Whether to run in a new interpreter, whose command Lightning can execute again for
+            each further device, rather than in this process.
     """
     print_to(log)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

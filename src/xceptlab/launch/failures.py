@@ -58,7 +58,7 @@ def _last_python_line(log: Path) -> str:
 
 def note_failure(log: Path) -> None:
     """Write why a run failed into failure.txt, beside its ``log`` in the run's directory: the last
-    line of the log that is not blank, or ``no output``.
+    line of the log that is not blank, without ``xceptlab:`` at its beginning, or ``no output``.
     """
     text = log.read_text("utf-8", errors="replace") if log.exists() else ""
     lines = text.strip().splitlines()

@@ -159,7 +159,8 @@ class Launcher(ABC):
 
     @abstractmethod
     def begin(self, ready: Iterator[Job]) -> None:
-        """Start as many of the ready runs, in their order, as can start now.
+        """Start as many of the ready runs, in their order, as can start now; on a cluster, put them
+        into its queue.
 
         Raises:
             Refused: The cluster accepts none of them, though it has no other run of this study.
@@ -167,11 +168,11 @@ class Launcher(ABC):
 
     @abstractmethod
     def exit_codes(self, jobs: list[Job]) -> dict[str, int]:
-        """Return the exit codes of those runs that have ended, by id, and set the states of the
-        others.
+        """Return the exit codes of those runs that have ended, by id. Of the others set the state
+        to ``queued`` or ``running``, unless the cluster does not answer.
 
         Args:
-            jobs: Runs that were started.
+            jobs: Runs that were started, or are in a cluster's queue.
 
         Returns:
             By the run's id its exit code: -signal, or 128 + signal as in a shell, where a signal
@@ -180,8 +181,8 @@ class Launcher(ABC):
 
     @abstractmethod
     def stop(self) -> None:
-        """Stop every started run. Runs get some time to write a checkpoint; when this function is
-        interrupted, they are killed at once.
+        """Stop every run that was started or is in a cluster's queue. Runs get some time to write a
+        checkpoint, and are killed then, or at once when this function is interrupted.
         """
 
     def _say_once(self, why: str) -> None:

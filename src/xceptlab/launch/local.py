@@ -1,8 +1,8 @@
 """Launch runs on this machine, in a process group each, and share its cores or GPUs out to them.
 
 A run on one device is forked from a server process that has torch and Lightning loaded (0.2 s in
-place of some 8 s a run). A run on several devices starts a fresh interpreter, which Lightning's own
-launcher then executes once per device.
+place of some 8 s a run). A run on several devices starts a fresh interpreter, whose command
+Lightning's own launcher then executes again for each further device.
 """
 
 import contextlib
@@ -206,8 +206,8 @@ def _run(
         log: File of the run's output.
         environment: Values of environment variables, of which the fork server may have older ones;
             None removes a variable. What libraries have set in the server stays.
-        fresh: Whether to train in a new interpreter, which Lightning can execute again for each
-            further device, rather than in this process.
+        fresh: Whether to train in a new interpreter, whose command Lightning can execute again for
+            each further device, rather than in this process.
     """
     os.setsid()
     for name, value in environment.items():

@@ -146,8 +146,8 @@ def _task(main: Main, argv: list[str], log: Path, folder: str, gpus: int, fresh:
         folder: The coordinator's working directory, where relative paths of the configuration
             begin.
         gpus: Number of GPUs of the run; with 0 it sees none.
-        fresh: Whether to train in a new interpreter, which Lightning can execute again for each
-            further device, rather than in this process.
+        fresh: Whether to train in a new interpreter, whose command Lightning can execute again for
+            each further device, rather than in this process.
     """
     os.chdir(folder)
     if not gpus:

@@ -260,7 +260,8 @@ def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
     ``INTERRUPTED``.
 
     SLURM's notice, SIGUSR2, comes before the job's time is over: the run is stopped by SIGTERM, as
-    others are, and the job is put back into the queue.
+    others are, and the job is put back into the queue. A run that has not begun to train is put
+    back without that.
     """
     first = os.environ["SLURM_PROCID"] == "0"
     # A port from the user's shell would be the same for all jobs on a node.
@@ -307,7 +308,7 @@ def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
 def _leave_outcome(code: int, log: Path) -> None:
     """Write this job's number and its exit ``code`` into slurm_job in the run's directory, where
     the next coordinator finds them: the present one may be gone. Where the code is ``FAILED`` or
-    ``BAD_INPUT``, also write why the run failed, by its ``log``.
+    ``BAD_INPUT``, also write why the run failed, by its ``log``, into failure.txt there.
     """
     if code in (FAILED, BAD_INPUT):
         note_failure(log)

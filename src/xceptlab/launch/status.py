@@ -30,25 +30,28 @@ REASONS = 5
 NO_REASON = "no reason is known"
 """Text in place of the reason of a failed run that left none."""
 STATES = ("done", "diverged", "running", "failed", "stopped", "queued", "waiting")
-"""The states of a run, in the order in which they are shown. ``stopped``: it has begun, and no
-process trains it now; ``queued``: a cluster has it, and has not started it yet.
+"""The states of a run, in the order in which they are shown. ``stopped``: its log shows progress,
+and no process trains it now; ``queued``: a cluster has it, and has not started it yet;
+``waiting``: it has not begun, or a launcher is to start it, perhaps again.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """State of one run, as its directory shows it."""
+    """State of one run, as its directory and, if it has one, its launcher show it."""
 
     state: str
     """One of ``STATES``."""
     where: str = ""
-    """Machine and id of the process that trains the run, such as ``host:4711``; empty where there
-    is none.
+    """Machine and id of the process that trains the run, such as ``host:4711``, with a note if it
+    has given no sign of life for long; empty where no such process is known.
     """
     reason: str = ""
     """Why the run failed; empty for a run that did not, and where it is not known."""
     progress: Progress = field(default_factory=Progress)
-    """How far the run is, by its log; zero for a run that is done or has failed."""
+    """How far the run is, by its log; for a run that is done or has failed, 0 epochs and None for
+    all else.
+    """
 
 
 class Overview:
@@ -80,18 +83,24 @@ class Overview:
         return f"{trial} seed {run.seed}"
 
     def reason(self, run_id: str) -> str:
-        """Return why a run failed, in words; ``NO_REASON`` where that is not known."""
+        """Return the reason of a run's failure, as its failure.txt has it; ``NO_REASON`` where
+        there is none, also for a run that did not fail.
+        """
         return self._directories[run_id].failure() or NO_REASON
 
     def log(self, run_id: str) -> Path:
-        """Return the path of the file with all that a run has printed."""
+        """Return the path of a run's log.txt, the file of all that the run prints if a launcher
+        starts it.
+        """
         return self._directories[run_id].path / "log.txt"
 
     def read(self, states: Mapping[str, State]) -> dict[str, Seen]:
-        """Read every run's directory, and return the states of the runs by id.
+        """Return the present state of every run, by the run's id. The directory of a run that was
+        seen to be done or to have diverged is not read again.
 
         Args:
-            states: What a launcher says of the runs that it has accepted, by id; empty without one.
+            states: By run id, what a launcher says of the runs that it has accepted; empty where
+                there is no launcher.
         """
         seen = {}
         for run_id, (_, run) in self.runs.items():
@@ -110,7 +119,8 @@ class Overview:
         reasons of failures, and the names of all other runs.
 
         Args:
-            states: What a launcher says of the runs that it has accepted, by id; empty without one.
+            states: By run id, what a launcher says of the runs that it has accepted; empty where
+                there is no launcher.
         """
         seen = self.read(states)
         by_state: dict[str, list[str]] = {state: [] for state in STATES}
@@ -129,6 +139,9 @@ class Overview:
         return Group(*parts)
 
     def _counts(self, by_state: Mapping[str, list[str]]) -> Text:
+        """Return a line such as ``5 of 8 done, 1 diverged, 2 running``, from the ids of the runs in
+        each state. Runs that diverged are also among those done.
+        """
         done = len(by_state["done"]) + len(by_state["diverged"])
         counts = [f"{done} of {len(self.runs)} done"]
         for state, runs in by_state.items():
@@ -137,6 +150,9 @@ class Overview:
         return Text(", ".join(counts), style="bold")
 
     def _progress(self, running: Mapping[str, Seen]) -> Table:
+        """Return a table with a row for each of the running runs, which are given by id: epoch,
+        accuracy, speed, time left and process.
+        """
         view = Table("run", box=None, pad_edge=False, header_style="dim")
         for column in ("epoch", "top-1 %", "images/s", "left"):
             view.add_column(column, justify="right", min_width=8)
@@ -155,11 +171,13 @@ class Overview:
         return view
 
     def _failures(self, reasons: Mapping[str, str]) -> list[Text | Table]:
-        """Return a line for each reason of failure, with the runs that failed for it: for the first
-        ``REASONS`` of them, and one more that counts the others.
+        """Return a line for each of the first ``REASONS`` reasons of failure, with the names of the
+        runs that failed for it, and one more line that counts the other reasons, if any. The list
+        is empty where no run failed.
 
         Args:
-            reasons: The reason of every failed run, by the run's id.
+            reasons: The reason of every failed run, by the run's id; an empty text where it is not
+                known.
         """
         by_reason: dict[str, list[str]] = {}
         for run_id, reason in reasons.items():
@@ -183,14 +201,15 @@ class Overview:
 def run_status(
     directory: RunDirectory, follower: Follower, epochs: int, state: State | None = None
 ) -> Seen:
-    """Read the state of one run from its directory.
+    """Return the state of one run.
 
-    A record decides first, or, if it is damaged, means ``failed``. Next come a process that trains
-    the run now, the launcher's ``state``, and, without a launcher, failure.txt and the log.
+    The first of these that there is decides: a record, which if damaged means ``failed``; a lease
+    of a process that trains the run now; the launcher's ``state``; failure.txt. Where there is none
+    of them, a run whose log shows progress is ``stopped``, and any other is ``waiting``.
 
     Args:
         directory: The run's directory.
-        follower: Follows the run's log.
+        follower: Follower of the run's log.
         epochs: Number of epochs that the run is to train.
         state: What a launcher says of the run; None where no launcher has accepted it.
     """
@@ -214,9 +233,10 @@ def run_status(
 
 
 def _process_that_trains(directory: RunDirectory) -> str:
-    """Return the process that trains a run, by the lease in the run's directory, such as
-    ``host:4711``; empty where none does. A note follows where a process on another machine has
-    given no sign of life for more than ``STALE`` seconds.
+    """Return the process that trains a run, such as ``host:4711``, by the latest lease in the run's
+    directory; empty where there is no lease, or the process is seen to have ended. A note follows
+    where a process that cannot be seen from here, as on another machine, has given no sign of life
+    for more than ``STALE`` seconds.
     """
     found = read_leases(directory.path)
     if not found:

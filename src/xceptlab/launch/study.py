@@ -34,8 +34,8 @@ def run_until_decided(
     Args:
         expansion: The study.
         max_jobs: Largest number of runs at a time; None for as many as there is room for.
-        main: ``xceptlab``'s main function.
-        quiet: Whether to show nothing while the runs are trained.
+        main: ``xceptlab``'s main function, which a run's process calls.
+        quiet: Whether to show no progress while the runs are trained.
 
     Returns:
         The study with the seeds that it needed, and the paths of the logs of the runs that failed,
@@ -44,7 +44,8 @@ def run_until_decided(
     Raises:
         Refused: The data are not those of earlier runs; data, weights or what the launcher needs
             are missing; a run can never start here, or the cluster accepts no job; a record is
-            damaged, or lacks a score by which claims are judged; or the study's directory holds
+            damaged or is not that of the run with this id; the scores by which claims are judged or
+            tuned values chosen are missing or cannot be used; or the study's directory holds
             another study's registration, or a file that is none.
         Interrupted, KeyboardInterrupt: A signal asked to stop.
     """
@@ -67,8 +68,8 @@ def run_missing(
     Args:
         expansion: The study.
         max_jobs: Largest number of runs at a time; None for as many as there is room for.
-        main: ``xceptlab``'s main function.
-        quiet: Whether to show nothing while the runs are trained.
+        main: ``xceptlab``'s main function, which a run's process calls.
+        quiet: Whether to show no progress while the runs are trained.
 
     Returns:
         The paths of the logs of the runs that failed, by the run's id; empty where none failed.
@@ -76,8 +77,8 @@ def run_missing(
     Raises:
         Refused: The data are not those of earlier runs; data, weights or what the launcher needs
             are missing; a run can never start here, or the cluster accepts no job; a record is
-            damaged; or the study's directory holds another study's registration, or a file that is
-            none.
+            damaged or is not that of the run with this id; or the study's directory holds another
+            study's registration, or a file that is none.
         Interrupted, KeyboardInterrupt: A signal asked to stop.
     """
     missing = _missing(expansion)
@@ -120,7 +121,8 @@ def _missing(expansion: Expansion) -> dict[str, RunConfig]:
     and leases that runs with a record have left.
 
     Raises:
-        Refused: Runs were trained on other data than those at hand, or a record is damaged.
+        Refused: Runs were trained on other data than those at hand, or a record is damaged or is
+            not that of the run with this id.
     """
     runs = expansion.runs()
     directories = expansion.directories()
@@ -170,7 +172,9 @@ def _make_launcher_with_runs(
 
 
 def _poll_until_all_ended(launcher: Launcher, display: "_Display") -> None:
-    """Let the launcher start runs and show their states, until each is done or has failed."""
+    """Poll the launcher, which then starts runs, and display the runs' states, until each run is
+    done or has failed.
+    """
     with display:
         states = launcher.poll()
         while not _all_ended(states):
@@ -191,7 +195,7 @@ def make_launcher(config: RunConfig, max_jobs: int | None, main: Main) -> Launch
     Args:
         config: Configuration of a run.
         max_jobs: Largest number of runs at a time; None for as many as there is room for.
-        main: ``xceptlab``'s main function.
+        main: ``xceptlab``'s main function, which a run's process calls.
 
     Raises:
         Refused: The launcher needs something that is not installed or not there.
@@ -210,8 +214,8 @@ def make_launcher(config: RunConfig, max_jobs: int | None, main: Main) -> Launch
 
 
 class _Display:
-    """Shows the progress of a study while a launcher trains its runs: live in a terminal, once a
-    second; elsewhere by one line whenever a run is queued, starts or ends.
+    """Shows the progress of a study while a launcher trains its runs: in a terminal as a live view,
+    elsewhere by one line whenever a run is queued, starts or ends.
 
     Args:
         expansion: The study.
@@ -287,7 +291,9 @@ class _Display:
             print(line, flush=True)
 
     def failures(self) -> dict[str, Path]:
-        """Return the paths of the logs of the runs that failed, by the run's id."""
+        """Return the paths of the logs of the runs that had failed when states were last shown, by
+        the run's id.
+        """
         return {
             run_id: self.overview.log(run_id)
             for run_id, state in self.before.items()
@@ -306,8 +312,8 @@ class _Display:
         return f", {reason}{log}"
 
     def _score(self, run_id: str) -> str:
-        """Return the test accuracy of a run that is done, in percent, or that it diverged, as text
-        to follow its state.
+        """Return the test accuracy of a run that is done, such as ``, test/top1 91.20`` (percent),
+        or ``, diverged``: text to follow the run's state.
         """
         record = RunDirectory.of(self.missing[run_id].runtime.outputs, run_id).record()
         if record is None or record.status == "diverged":

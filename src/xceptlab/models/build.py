@@ -30,12 +30,13 @@ def channels_last(network: nn.Module) -> nn.Module:
 
 def build(config: ModelConfig, classes: int, seed: int = 0) -> nn.Module:
     """Build the network of a configuration, from images (N, 3, H, W) to logits (N, classes), with
-    initial weights drawn from the seed.
+    initial weights drawn from the seed. Weights to start from (``config.weights``) are not read.
 
-    In Xception and in registered families, modules of equal name and shape start equal in every
-    variant, and a registered activation does in every layer of equal name. A timm model draws all
-    weights by its own scheme from one generator: the same model starts equal under the same seed,
-    but two models have nothing in common. torch's generator of the CPU is left as it was.
+    Under one seed and scheme (``config.init``), modules of equal name and shape start equal in
+    every variant of Xception or of a registered family, and so do registered activations in layers
+    of equal name. A timm model draws all weights by its own scheme from one generator: the same
+    model starts equal under the same seed, but two models have nothing in common. torch's generator
+    of the CPU is left as it was.
 
     Raises:
         Refused: There is no such network, or it cannot be built.
@@ -96,7 +97,8 @@ def _registered(config: ModelConfig, classes: int, seed: int) -> nn.Module:
 
 def _draw_anew(module: nn.Module, name: str, scheme: str, seed: int) -> None:
     """Draw a module's own parameters, without those of its submodules, from random numbers that
-    depend on the seed and on the module's name only.
+    depend on the seed and on the module's name only. A module without own parameters is left as it
+    is.
 
     torch's ``Conv2d`` and ``Linear`` are drawn as ``scheme`` says (``model.init``), all other
     modules, also subclasses of these, by their own ``reset_parameters`` or ``_reset_parameters``.

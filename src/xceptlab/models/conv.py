@@ -52,8 +52,9 @@ class Conv2d(nn.Conv2d):
 
 
 def protected(network: Network) -> Network:
-    """Turn the convolutions of a network that oneDNN's defect may concern into our ``Conv2d``, in
-    place, and return the network.
+    """Turn the ungrouped strided 1x1 convolutions of a network that have fewer than ``VECTOR``
+    input channels into our ``Conv2d``, in place, and return the network. In their backward pass on
+    a CPU oneDNN may crash or give wrong gradients.
 
     Parameters, their names and hooks stay as they are, since our class adds no attributes.
     """

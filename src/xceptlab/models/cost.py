@@ -48,9 +48,12 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
     """Return a row for every module with its cost for one image (3, size, size), in the order of
     the network. The first row is the whole network.
 
-    Only products are counted, as in papers, those of convolutions, linear layers and attention: by
-    torch's ``FlopCounterMode``, of whose operations two are one MAC. A module has no row if its
-    output is not a tensor, or if it is not called itself, as a ``ModuleList``.
+    Only products are counted, as in papers: those of convolutions, matrix products (as of linear
+    layers) and attention. torch's ``FlopCounterMode`` counts them; two of its operations are one
+    MAC. A module has no row if its output is not a tensor, or if it is not called itself, as a
+    ``ModuleList``.
+
+    Errors of the network that have another cause than those below are passed on.
 
     Raises:
         Refused: The network cannot be built, does not take images of this size, does not give a
@@ -104,8 +107,8 @@ def _record_output_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
     (C, H, W) or (C,), whenever the network is called.
 
     Returns:
-        The shapes by module name, empty as long as the network was not called. A module whose
-        output is not a tensor records none.
+        The shapes by module name, which is ``""`` for the whole network. The dictionary is empty
+        until the network is called. A module whose output is not a tensor records none.
     """
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -130,13 +133,16 @@ def _forward(network: nn.Module, size: int) -> None:
 
 
 def _refuse_size(size: int, network: nn.Module, error: Exception) -> None:
-    """Refuse the size of images if a network's error is due to it, and else return: the network
-    raises an error for this size again, and takes some other size up to 2048.
+    """Refuse the size of images if a network's error is due to it: if the network raises an error
+    for this size again, and takes some other size up to 2048. Else return.
 
     Args:
         size: Height and width of the images, in pixels.
         network: The network, on the meta device.
         error: The error that it has raised for images of this size.
+
+    Raises:
+        Refused: The size is the cause; the message names the smallest size that the network takes.
     """
     if _takes(network, size):
         return
@@ -167,8 +173,9 @@ def _description(module: nn.Module) -> tuple[str, ...]:
 
 
 def _regular(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Return parameters and MACs of a regular 3x3 convolution in place of a separable one, whose
-    output is of ``shape`` (C, H, W); None for another module.
+    """Return the numbers of parameters and of one image's MACs that a regular 3x3 convolution would
+    have in place of a ``SeparableConv2d``, whose output for one image has the given shape
+    (C, H, W); None for another module.
     """
     if not isinstance(module, SeparableConv2d):
         return None
@@ -190,9 +197,10 @@ def cost(model: ModelConfig, classes: int, size: int) -> tuple[int, int]:
 
 
 def changes(a: list[Row], b: list[Row]) -> list[str]:
-    """Return the differences of module tree b from module tree a, one in a line: ``- name kind``
+    """Return the differences of module tree b from module tree a, a text each: ``- name kind``
     for a module that only a has, ``+ name kind`` for one that only b has, and
-    ``~ name before -> after`` for one that both have, with the words that differ.
+    ``~ name before -> after`` for one that both have, with the words of ``Row.description`` that
+    differ.
 
     A module is left out if its parent is added or removed as a whole, or if it differs only in its
     submodules.

@@ -18,6 +18,10 @@ def describe(config: RunConfig, depth: int) -> None:
         config: The run whose network it is.
         depth: Number of levels of modules to print. Separable convolutions are printed however deep
             they are, with what regular convolutions would cost in their place.
+
+    Raises:
+        Refused: The network cannot be built or does not fit the images or the classes, or the code
+            of a user's component in it raises an error.
     """
     rows = _table(config)
     whole = rows[0]
@@ -97,6 +101,10 @@ def compare(a: RunConfig, b: RunConfig, names: Sequence[str]) -> None:
         a: The run of the first network.
         b: The run of the second network.
         names: Names of the two networks, for the table's columns.
+
+    Raises:
+        Refused: A network cannot be built or does not fit the images or the classes, or the code of
+            a user's component in it raises an error.
     """
     rows_a = _table(a)
     rows_b = _table(b)

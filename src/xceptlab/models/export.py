@@ -26,8 +26,8 @@ from xceptlab.models.pretrained import CONSTANTS, restore, with_published_prepro
 from xceptlab.runs.directory import RunDirectory
 
 TOLERANCE = 1e-4
-"""Bound on the difference between onnxruntime's and torch's logits, in standard deviations of
-torch's.
+"""Bound on the largest difference between onnxruntime's and torch's logits, in standard deviations
+of torch's.
 """
 
 DYNAMIC_SHAPES = ({0: torch.export.Dim("batch")},)
@@ -56,16 +56,17 @@ def export(
         config: The run's configuration.
         weights: A file of weights, or timm's name of its Xception.
         output: The file to write, with one of these suffixes.
-        given: Dotted keys that the user has set for this export. For timm's weights the metadata
-            have the crop and the interpolation that timm publishes, but for those set here.
+        given: Dotted keys that the user has set for this export. For timm's weights of Xception the
+            metadata have the crop and the interpolation that timm publishes, unless their keys are
+            among these or have values other than the defaults.
 
     Returns:
         What was written and how far it was checked, in words.
 
     Raises:
-        Refused: The weights cannot be read or do not fit, a package or the folder for the file is
-            not there, the network does not take this size, the format cannot hold the network, or
-            the exported network computes something else.
+        Refused: The weights, or the record of the run that they are of, cannot be read; the weights
+            do not fit; a package or the folder for the file is not there; the network does not take
+            this size; the format cannot hold the network; or the ONNX file computes something else.
     """
     if not output.parent.is_dir():
         raise Refused(f"{output}: there is no folder {output.parent}")
@@ -138,7 +139,8 @@ def _write_for_timm(
         What was written, in words.
 
     Raises:
-        Refused: timm's network would compute something else with these weights.
+        Refused: The network is not Xception, or timm's legacy_xception would compute something else
+            with its weights.
     """
     _refuse_what_timm_lacks(model, output)
     state = {name: value.contiguous() for name, value in to_timm(network.state_dict()).items()}
@@ -154,10 +156,13 @@ def metadata(config: RunConfig, model: ModelConfig, weights: str | Path) -> dict
         config: The configuration with which the network is exported.
         model: The network's configuration, with the constants of the weights' source.
         weights: The file of weights. If the record of a run is beside it or in the folder above,
-            the metadata have the run's id and the names of its classes.
+            the metadata have the run's id and, if known, the names of its classes.
+
+    Raises:
+        Refused: This record is damaged.
     """
-    records = [RunDirectory(folder).record() for folder in Path(weights).parents[:2]]
-    record = next(filter(None, records), None)
+    run = RunDirectory.around(Path(weights))
+    record = run.record() if run else None
     side = config.data.size
     photographs = config.data.name in PHOTOGRAPHS
     about = {
@@ -192,9 +197,10 @@ def _outputs(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 def _refuse_what_timm_lacks(model: ModelConfig, output: Path) -> None:
-    """Refuse a network that is not timm's legacy_xception. A checkpoint holds no padding or
-    activation, for example, and timm's network would compute something else with its weights.
-    ``output`` is the file that would be written, for the error.
+    """Refuse to write a network for timm that is not the same as timm's legacy_xception. A
+    checkpoint holds no padding or activation, for example, and timm's network would compute
+    something else with the weights. A timm model is refused, too, as its weights have timm's layout
+    already. ``output`` is the file that would be written, for the error.
     """
     if model.timm:
         raise Refused(

@@ -28,6 +28,8 @@ def new_module(entry: register.Entry, *arguments: Any) -> nn.Module:
         Refused: The function raises an error, or gives something other than a module, a module that
             was given before, or one whose weights cannot be drawn or saved: with lazy layers, or
             with state that is not a tensor.
+        OSError, MemoryError: The function raises this one, which is passed on, as are torch's
+            errors about a GPU.
     """
     module = entry.call(*arguments)
     if not isinstance(module, nn.Module):

@@ -37,8 +37,8 @@ def named_seed(seed: int, name: str) -> int:
 
 @contextlib.contextmanager
 def seeded(seed: int, name: str) -> Iterator[None]:
-    """Seed torch's generator of the CPU by a seed and a name in the block, and leave it as it was
-    before.
+    """Seed torch's generator of the CPU by a number made of a seed and a name, inside a ``with``;
+    afterwards the generator is as it was before.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(named_seed(seed, name))
@@ -52,7 +52,8 @@ def initialise_module(module: nn.Conv2d | nn.Linear, scheme: str, module_seed: i
         module: The layer, whose weights are replaced.
         scheme: ``keras`` for Keras's defaults (Glorot uniform, zero biases); else those of timm's
             legacy_xception (He normal by fan out for convolutions, uniform for the rest).
-        module_seed: The module's seed, as ``named_seed`` makes it of the run's.
+        module_seed: The module's seed, which ``named_seed`` makes of the run's seed and the
+            module's name.
     """
     generator = torch.Generator().manual_seed(module_seed)
     if scheme == "keras":

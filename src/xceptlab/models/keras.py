@@ -53,12 +53,12 @@ name in the file, without arrays.
 
 
 def read(path: Path) -> State:
-    """Read the weights of a Keras file, by our names. A file without top has none of the
-    classifier's.
+    """Read Xception's weights from a Keras file, and return them by our names, with torch's order
+    of axes. A file without top has none of the classifier's.
 
     Raises:
-        Refused: There is no such file, it cannot be read, it holds another network, or h5py is not
-            installed.
+        Refused: There is no such file, it cannot be read, its layers are not Xception's, or h5py is
+            not installed.
     """
     try:
         import h5py

@@ -79,7 +79,9 @@ def _layers_of_block(block: str, number: int) -> Iterator[Layer]:
 
 
 def timm_names() -> dict[str, str]:
-    """Return the names of modules in timm's legacy_xception, by our names of the modules."""
+    """Return the name in timm's legacy_xception of each module with weights of the paper's network,
+    by our name of the module. A separable convolution counts as two modules.
+    """
     names = {}
     for layer in layers():
         if layer.kind == "separable_conv2d":

@@ -57,9 +57,10 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
     Args:
         path_or_name: One of: a Keras file of Xception (``.weights.h5``, ``.h5``, ``.keras``), with
             or without top; a checkpoint of timm's ``legacy_xception`` or of ours
-            (``.safetensors``, ``.pth``); a run's folder; or timm's name of the network, whose
-            weights timm downloads. For our weights the config.yaml beside them, or in the folder
-            above, says which network they belong to; without one it is the default network.
+            (any of ``TENSOR_FILES``, such as ``.safetensors`` or ``.pth``); a run's folder; or
+            timm's name of the network, whose weights timm downloads. For our weights the
+            config.yaml beside them, or in the folder above, says which network they belong to;
+            without one it is the default network.
         overrides: Fields of ``ModelConfig`` that differ from those of the source, and ``classes``
             for a file without top (default 1000).
 
@@ -67,7 +68,8 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
         Refused: ``ModelConfig`` has no such field or does not allow its value, the weights or the
             config.yaml beside them cannot be read, timm cannot download the weights here, they are
             not Xception's, or their keys do not fit; the message then names keys that are missing,
-            unexpected or of another shape.
+            unexpected, of another shape or not finite.
+        IsADirectoryError, PermissionError: A file of tensors cannot be opened.
     """
     classes = overrides.pop("classes", None)
     unknown = set(overrides) - {field.name for field in dataclasses.fields(ModelConfig)}
@@ -106,6 +108,7 @@ def restore(
     config: ModelConfig, classes: int, weights: str | Path
 ) -> tuple[nn.Module, ModelConfig]:
     """Build the network of a configuration with existing weights, in training mode, on the CPU.
+    Weights of Keras's or timm's Xception are announced on standard error.
 
     Args:
         config: The network's configuration.
@@ -119,6 +122,7 @@ def restore(
 
     Raises:
         Refused: The weights cannot be read or do not fit the network, or there is no such network.
+        IsADirectoryError, PermissionError: A file of tensors cannot be opened.
     """
     config = _without_start(config)
     weights = weights_in(weights)
@@ -139,11 +143,13 @@ def read(path_or_name: str | Path) -> tuple[str, State]:
 
     Returns:
         The source of the weights, ``Keras``, ``timm`` or ``xceptlab``; and the weights by our
-        names.
+        names. A file of tensors that is not timm's is taken for ours, whatever its names are.
 
     Raises:
-        Refused: There is no such file, it holds something else, the name is not timm's of the
-            paper's network, or timm cannot download the weights here.
+        Refused: There is no such file, it cannot be read or holds something else, h5py is not
+            installed for a Keras file, the name is not timm's of the paper's network, or timm
+            cannot download the weights here.
+        IsADirectoryError, PermissionError: A file of tensors cannot be opened.
     """
     path = Path(path_or_name)
     if path.suffix in keras.FILES:
@@ -183,8 +189,9 @@ def _download(name: str) -> State:
 
 
 def model_of_run(file: Path) -> ModelConfig | None:
-    """Read which network a run's weights or checkpoint belong to, from the run's configuration;
-    None for a file that is in no run's folder.
+    """Return the configuration of the network to which a run's weights or checkpoint belong, from
+    the run's config.yaml, but without the weights that its training started from
+    (``model.weights``). None for a file with no config.yaml beside it or in the folder above.
 
     Raises:
         Refused: The run's configuration cannot be read, or is not allowed.
@@ -196,13 +203,15 @@ def model_of_run(file: Path) -> ModelConfig | None:
 
 
 def _without_start(config: ModelConfig) -> ModelConfig:
-    """Return a network's configuration without the weights that its training started from."""
+    """Return a network's configuration without the weights that its training started from, and
+    without their digest.
+    """
     return dataclasses.replace(config, weights="", weights_digest="")
 
 
 def announce(where: str | Path, source: str, config: ModelConfig) -> None:
-    """Print on standard error the source of weights, and the constants of the network that go with
-    them.
+    """Print on standard error the source of weights, and the padding and BatchNorm's constants of
+    the network that gets them.
 
     Args:
         where: The file or name of the weights.
@@ -231,6 +240,10 @@ def with_published_preprocessing(
         weights: A file, a run's folder or a name, as for ``load``.
         given: Dotted keys that the user has set for this evaluation. These stay as they are, and so
             do fields whose value is not the default.
+
+    Raises:
+        Refused: The file of the weights cannot be read.
+        IsADirectoryError, PermissionError: It cannot be opened.
     """
     if not config.model.is_xception or config.data.in_memory or not _is_from_timm(weights):
         return config
@@ -255,7 +268,13 @@ def with_published_preprocessing(
 
 
 def _is_from_timm(weights: str | Path) -> bool:
-    """Whether weights are those of timm's Xception: a file with its keys, or timm's name of it."""
+    """Whether weights are those of timm's Xception: a file of tensors with timm's keys, or timm's
+    name of the network.
+
+    Raises:
+        Refused: The file of tensors cannot be read.
+        IsADirectoryError, PermissionError: It cannot be opened.
+    """
     path = Path(weights_in(weights))
     if path.suffix in TENSOR_FILES:
         return TIMMS_KEY in read_tensors(path)

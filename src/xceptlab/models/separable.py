@@ -48,7 +48,8 @@ class SeparableConv2d(nn.Module):
         outputs: Channels of the output.
         config: The architecture; ``order``, ``segments``, ``intermediate``, ``intermediate_norm``
             and BatchNorm's constants are read.
-        place: The name of the layer, for errors and for what a registered activation draws.
+        place: The name of the layer, for errors, and because the initial weights of a registered
+            activation depend on it.
 
     Raises:
         Refused: ``segments`` does not divide the channels of the 3x3 convolution, or the activation
@@ -106,9 +107,9 @@ class SeparableConv2d(nn.Module):
 def activation(name: str, place: str) -> nn.Module:
     """Make the activation that ``model.intermediate`` names, built in or registered.
 
-    What a registered function draws depends on ``place``, the name of the layer, and on the seed
-    that torch's generator of the CPU has, which is left as it was. So the activation starts equal
-    in every network that has such a layer.
+    The random numbers of a registered function depend only on ``place``, the name of the layer, and
+    on the seed that torch's generator of the CPU was last given. So under one seed the activation
+    starts equal in every network that has a layer of this name. The generator is left as it was.
 
     Raises:
         Refused: Nothing is registered under the name, or the registered function raises an error or
@@ -128,7 +129,8 @@ def convolution(inputs: int, outputs: int, config: ModelConfig, place: str) -> n
         inputs: Channels of the input.
         outputs: Channels of the output.
         config: The architecture.
-        place: The name of the layer, for errors and for what a registered activation draws.
+        place: The name of the layer, for errors, and because the initial weights of a registered
+            activation depend on it.
 
     Raises:
         Refused: A separable convolution cannot be made of this configuration: ``segments`` does not

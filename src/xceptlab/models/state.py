@@ -23,8 +23,8 @@ SHOWN_PROBLEMS = 3
 def read_tensors(path: Path) -> State:
     """Read the weights in a safetensors file, a torch file or a Lightning checkpoint, by name.
 
-    Of a Lightning checkpoint only the network's weights are returned. Nothing in a file is
-    executed.
+    Of a Lightning checkpoint only the network's weights are returned, and of another torch file
+    with a ``state_dict`` only that. Nothing in a file is executed.
 
     Raises:
         Refused: There is no such file, it is none of these, or it holds something other than
@@ -66,8 +66,9 @@ def read_tensors(path: Path) -> State:
 
 
 def _weights_in(content: Any) -> dict[Any, Any]:
-    """Return the part of a file's content that is the state of a network; empty where there is
-    none.
+    """Return the part of a file's content that is the state of a network: its ``state_dict`` or, if
+    it has none, all of it. Of a Lightning checkpoint return the weights of the module's attribute
+    ``network``, without this prefix. Empty where there is no such part.
     """
     if not isinstance(content, dict):
         return {}
@@ -101,10 +102,9 @@ def fit(network: nn.Module, state: State, where: str) -> None:
 
 
 def fitted(wanted: State, state: State, where: str) -> State:
-    """Return weights that have exactly the keys and shapes of a network.
+    """Check that weights have exactly the keys and shapes of a network, and return them.
 
-    These are the given weights, and those of BatchNorm's counts of batches that are absent from
-    them, with the network's values.
+    BatchNorm's counts of batches may be absent; they are added with the network's values.
 
     Args:
         wanted: The network's present state.
@@ -127,7 +127,10 @@ def fitted(wanted: State, state: State, where: str) -> State:
 
 
 def _misfits(name: str, given: Tensor, wanted: Tensor) -> list[str]:
-    """Return, in words, why a tensor cannot stand in the place of a network's; empty if it can."""
+    """Return why a tensor cannot stand in the place of a network's, in a list of one text that
+    begins with the tensor's ``name``; an empty list if it can. Values are not looked at on the meta
+    device.
+    """
     if given.shape != wanted.shape:
         return [f"{name} has shape {tuple(given.shape)}, not {tuple(wanted.shape)}"]
     # BatchNorm's counts of batches are whole numbers, which a file may hold as others.

@@ -34,9 +34,9 @@ SPLIT = ("validation", "validation_seed", "train_images")
 """Fields of ``DataConfig`` that say which images are held out for validation."""
 
 SEEN = "may have trained on images that are held out for validation here"
-"""Words by which a run's record says that the run whose weights it started from may have trained
-on images that are held out for validation. Later runs that start from the weights of the run with
-this record find the words there.
+"""Words in a run's record which say that the weights it started from may have been trained on
+images that the run holds out for validation. A later run that starts from this run's weights finds
+the words in this record.
 """
 
 
@@ -47,8 +47,8 @@ class WarmStart:
     state: State
     """All weights of the network, by name."""
     source: str
-    """Source of the weights in words, with the settings, if any, in which the network that they
-    were trained in computes something else.
+    """Source of the weights in words, with those settings of the network that they were trained in
+    which differ from the present network's, or with a note that these are not known.
     """
     anew: str
     """Layers that are drawn although there are weights, and why, in words; empty where every weight
@@ -61,13 +61,13 @@ class WarmStart:
 
     has_seen_validation: bool = False
     """Whether the run whose weights they are may have trained on images that are held out for
-    validation here; False where nothing is known of that run.
+    validation here; False where nothing is known of that run, or of the data here.
     """
 
     @property
     def description(self) -> str:
         """The source of the weights in words, with the layers that are drawn all the same, and with
-        ``SEEN`` where it is so: for the record of the run that starts from them.
+        ``SEEN`` if ``has_seen_validation``: for the record of the run that starts from them.
         """
         seen = f"it {SEEN}" if self.has_seen_validation else ""
         return "; ".join(filter(None, (self.source, self.anew, seen)))
@@ -89,11 +89,13 @@ def warm_start(
         config: The network's configuration.
         network: The network with drawn weights. It may be on the meta device, which is enough to
             see whether the weights fit.
-        data: The data of the training; None where there is none, and nothing is to be said of them.
+        data: The data of the training, to tell whether the weights may have seen its validation
+            images; None to leave this out.
 
     Raises:
-        Refused: The weights are not there, cannot be read or do not fit, or were trained with other
-            constants.
+        Refused: The weights are not there, cannot be read or do not fit; they were trained with
+            another padding or epsilon of BatchNorm; or the configuration or the record of their run
+            cannot be read.
     """
     if not config.weights:
         return None
@@ -118,15 +120,16 @@ def warm_start(
 
 
 def check(config: ModelConfig, classes: int) -> None:
-    """Check that a training can start from ``model.weights``. Nothing is checked where it is empty,
-    or its file is not there, which the training refuses.
+    """Check that the weights of ``model.weights`` fit the network. Nothing is checked where it is
+    empty, or its file is not there: a missing file is refused by the training.
 
     Args:
         config: The network's configuration.
         classes: Number of classes.
 
     Raises:
-        Refused: The weights cannot be read or do not fit, or were trained with other constants.
+        Refused: The weights cannot be read or do not fit, they were trained with another padding or
+            epsilon of BatchNorm, or the configuration or the record of their run cannot be read.
     """
     _without_values(config, classes)
 
@@ -140,7 +143,8 @@ def draws_a_layer(config: ModelConfig, classes: int) -> bool:
         classes: Number of classes.
 
     Raises:
-        Refused: The weights cannot be read or do not fit, or were trained with other constants.
+        Refused: The weights cannot be read or do not fit, they were trained with another padding or
+            epsilon of BatchNorm, or the configuration or the record of their run cannot be read.
     """
     start = _without_values(config, classes)
     return start is None or start.anew != ""
@@ -152,7 +156,8 @@ def _without_values(config: ModelConfig, classes: int) -> WarmStart | None:
     weights is not there.
 
     Raises:
-        Refused: The weights cannot be read or do not fit, or were trained with other constants.
+        Refused: The weights cannot be read or do not fit, they were trained with another padding or
+            epsilon of BatchNorm, or the configuration or the record of their run cannot be read.
     """
     if not config.weights:
         return None
@@ -195,14 +200,14 @@ def _classes(state: State) -> int:
 
 
 def _with_drawn_top(state: State, drawn: State) -> tuple[State, str]:
-    """Replace the layers of the top (fully connected layers and classifier) that do not fit.
+    """Replace the classifier, and those fully connected layers before it that do not fit.
 
     Args:
         state: The source's weights.
         drawn: The network's drawn weights.
 
     Returns:
-        The weights of the source with drawn ones in place of those that do not fit; and which
+        The weights of the source with those of the network in place of the replaced ones; and which
         layers are drawn and why, in words.
     """
     replaced = _layers_of_top_to_draw(state, drawn)
@@ -216,8 +221,9 @@ def _with_drawn_top(state: State, drawn: State) -> tuple[State, str]:
 
 
 def _layers_of_top_to_draw(state: State, drawn: State) -> list[str]:
-    """Return the names of the layers of the top that are to be drawn: the classifier, and each
-    fully connected layer that only one of the states has, or that has another shape in the other.
+    """Return the names of the layers of the top whose weights are not taken from the source: the
+    classifier, and each fully connected layer that only one of the states has, or that has another
+    shape in the other. ``state`` are the source's weights, and ``drawn`` the network's own.
     """
 
     def fits(module: str) -> bool:
@@ -238,7 +244,10 @@ def _module(name: str) -> str:
 
 def _record(file: Path, source: str) -> Record | None:
     """Return the record of the run whose weights a file holds; None where the weights are not those
-    of a run, or the run has not finished.
+    of a run, as where ``source`` is ``Keras`` or ``timm``, or the run has not finished.
+
+    Raises:
+        Refused: The record is damaged.
     """
     if source != "xceptlab":
         return None
@@ -250,10 +259,12 @@ def _has_seen_validation(file: Path, record: Record | None, data: DataConfig) ->
     """Whether the run whose weights a file holds may have trained on images that are held out for
     validation in these data.
 
-    It may if both have the same data set, and either that run split it in another way or its
-    record says the same of the weights that it started from itself. A user's data set of other
-    files is taken for the same one, split in another way, unless none of its classes is the same:
-    a photograph that is added or renamed changes which ones are held out.
+    With the same data it may if it held out other images, or if its record says the same of the
+    weights that it started from itself. Where the validation images are a part of their own, only
+    the record counts. With other files of a user's data set it may, since a photograph that is
+    added or renamed changes which ones are held out, unless the classes of both are known and none
+    is the same. False with another data set, without validation images here, and where the data of
+    that run are not known.
 
     Args:
         file: The file of the weights.
@@ -288,8 +299,8 @@ def _are_distinct(theirs: Sequence[str], ours: Sequence[str]) -> bool:
 def _source(
     file: Path, source: str, record: Record | None, config: ModelConfig, trained: ModelConfig | None
 ) -> str:
-    """Say in words where weights come from, and in which settings their network computed something
-    else.
+    """Return in words where weights come from, and which values of the fields in ``FUNCTION`` they
+    were trained with that differ from the present network's, or that some settings are not known.
 
     Args:
         file: The file of the weights.

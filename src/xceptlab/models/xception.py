@@ -52,7 +52,8 @@ class Block(nn.Module):
 
     Args:
         config: The architecture; ``residual`` says which skips there are.
-        place: The block's name in the network, for errors.
+        place: The block's name in the network, for errors, and because the initial weights of
+            registered activations depend on it.
         inputs: Channels of the input.
         widths: Channels after each of the convolutions.
         stride: 1 or 2.
@@ -175,6 +176,10 @@ class Xception(nn.Module):
         config: The architecture.
         classes: Number of classes.
         seed: Seed from which the initial weights are drawn.
+
+    Raises:
+        Refused: ``segments`` does not divide the channels of a layer, or the activation
+            ``intermediate`` cannot be made.
     """
 
     def __init__(self, config: ModelConfig, classes: int = 1000, seed: int = 0) -> None:

@@ -57,16 +57,16 @@ class Budgets:
     """
 
     unmatched: str = ""
-    """Budgets and numbers of processes that differ beside what is compared, and may explain the
-    difference as well.
+    """Budgets and numbers of processes that differ beside what is compared, and may explain a
+    difference of the scores as well.
     """
     declared: str = ""
     """Budgets that differ because they are what the arms are compared in, such as
     ``train.epochs``.
     """
     speed: str = ""
-    """How the arms' images per second differ, which changes no result; only for runs that were made
-    together.
+    """How the arms' images per second differ, which changes no result. Only runs of equal seeds
+    that were trained at about the same time on the same machine are compared.
     """
 
     @property
@@ -114,7 +114,8 @@ def _compare(
     a: str, b: str, expansion: Expansion, arm_records: ArmRecords, done: list[Record]
 ) -> Budgets:
     """Return how the budgets of arms a and b differ; without sentences before both have a run that
-    is done. ``done`` are the records of all the study's runs, which tell what ran at the same time.
+    is done. ``done`` are the records of all the study's runs that are done, which tell what ran at
+    the same time.
     """
     runs_a = _runs(a, expansion, arm_records)
     runs_b = _runs(b, expansion, arm_records)
@@ -141,7 +142,9 @@ def _sentence(beginning: str, differences: list[str]) -> str:
 
 
 def _runs(arm: str, expansion: Expansion, arm_records: ArmRecords) -> list[Record]:
-    """Return the records of the runs that stand for an arm, in the order of the seeds."""
+    """Return the records of an arm's runs that are done, in the order of the seeds, at most one for
+    each seed: where keys are tuned, that of the chosen run.
+    """
     of_seeds = [arm_records[arm, seed] for seed in expansion.seeds]
     return [record for record in of_seeds if record]
 
@@ -163,8 +166,8 @@ def _processes(runs: Sequence[Record]) -> str:
 
 
 def _differ_in_budget_only(a: RunConfig, b: RunConfig) -> bool:
-    """Whether two configurations differ in none but ``BUDGET_KEYS``, of the keys that can change a
-    result.
+    """Whether two configurations differ, among the keys that can change a result, only in
+    ``BUDGET_KEYS`` or not at all.
     """
     science_a, science_b = a.science(), b.science()
     differing = {key for key in science_a if science_a[key] != science_b.get(key)}
@@ -192,7 +195,8 @@ def _spent(config: RunConfig, runs: list[Record]) -> dict[str, float]:
 
 
 def _unequal(spent_a: dict[str, float], spent_b: dict[str, float]) -> list[str]:
-    """Return by how much the budgets of arm a exceed those of arm b, such as ``epochs +100.0%``.
+    """Return by how much the budgets of arm a are above or below those of arm b, in a list of texts
+    such as ``epochs +100.0%``.
 
     Budgets are left out that differ by 1% at most, that follow from others which differ, or that
     are not known of both arms.
@@ -225,9 +229,10 @@ def _steps_as_planned(spent: dict[str, float]) -> bool:
 def _compare_speeds(
     a: str, b: str, expansion: Expansion, arm_records: ArmRecords, done: list[Record]
 ) -> str:
-    """Return a sentence on how fast arm a trained against arm b, from the pairs of runs that were
-    made together; empty with fewer than 2 such pairs, or where the speeds differ by no more than
-    ``SPEED``. ``done`` are the records of all the study's runs.
+    """Return a sentence on how fast arm a trained against arm b: the median ratio of their images
+    per second, over the pairs of runs of one seed that were trained at about the same time on the
+    same machine. Empty with fewer than 2 such pairs, or where the ratio differs from 1 by no more
+    than ``SPEED``. ``done`` are the records of all the study's runs that are done.
     """
     ratios = []
     for seed in expansion.seeds:
@@ -249,7 +254,7 @@ def _made_together(first: Record, second: Record, done: list[Record]) -> bool:
     """Whether the speeds of two runs can be compared: they ran on the same machine and model of
     device with as many processes, close in time, without a long interruption, beside about as many
     others of the study, and for ``SHORTEST`` seconds at least. Never for a run whose record names
-    no machine. ``done`` are the records of all the study's runs.
+    no machine. ``done`` are the records of all the study's runs that are done.
     """
     if min(first.seconds, second.seconds) < SHORTEST:
         return False
@@ -287,8 +292,8 @@ def _ran_at_once(run: Record) -> bool:
 
 
 def _running_beside(run: Record, done: list[Record]) -> float:
-    """Return how many runs of the study, this one among them, ran on its machine while it ran, on
-    average over its time.
+    """Return how many of the study's runs, this one among them, ran on its machine while it ran, on
+    average over its time. ``done`` are the records of all the study's runs that are done.
     """
     shared = 0.0
     for other in done:

@@ -28,7 +28,8 @@ class Calibrated:
     sentences: list[str]
     """One sentence for each claim, in the claims' order."""
     warnings: list[str]
-    """Warnings of rates of false verdicts that are clearly above twice alpha; empty where none is.
+    """Warnings of rates of false verdicts that are above twice alpha by more than 2 standard errors
+    of the simulation; empty where none is.
     """
 
 
@@ -74,7 +75,8 @@ def _table(calibration: Calibration) -> Rows:
     """Return the table of error rates, with its header as the first row.
 
     A claim has a row for each distribution of differences, or a single one that says that it was
-    not simulated. With 2 simulated claims or more, the last row is for any of them.
+    not simulated. With 2 simulated claims or more, the last row says how often at least one of them
+    is judged falsely.
     """
     rows = [["claim", "differences", "false supported", "false contradicted", "power"]]
     for one in calibration.claims:
@@ -91,8 +93,9 @@ def _table(calibration: Calibration) -> Rows:
 
 def _cells(rates: Rates) -> list[str]:
     """Return the cells of a row of the table of error rates, after the claim's name: the
-    distribution of the differences, the rates of false ``supported`` and ``contradicted``, and the
-    power, which is a dash where there is none.
+    distribution of the differences, the rate of false ``supported``, that of false
+    ``contradicted``, and the power with the name of the right verdict. A dash stands for a power
+    that is None.
     """
     power = "–"
     if rates.power:
@@ -121,8 +124,11 @@ def _assumed_failures(rate: Rate) -> str:
 
 
 def _sentence(one: ClaimRates, studies: int) -> str:
-    """Return a sentence on a claim's error rates for differences as they were seen, and on why
-    something was not simulated; ``studies`` is the number of simulated studies.
+    """Return a sentence on how often a claim is judged falsely, and how often rightly if that is
+    known, where differences are drawn as they were seen. If no failed runs were simulated, a second
+    sentence says why. For a claim that was not simulated at all, the only sentence says why.
+
+    ``studies`` is the number of simulated studies.
     """
     observed = one.observed
     if observed.why_not_simulated:
@@ -144,8 +150,10 @@ def _sentence(one: ClaimRates, studies: int) -> str:
 
 def _warnings(calibration: Calibration) -> list[str]:
     """Return warnings of rates of false verdicts that are above twice alpha by more than 2 standard
-    errors of the simulation: first those in studies whose runs fail no more often than was seen,
-    then at most one, on all claims together, if runs failed more often.
+    errors of the simulation.
+
+    First come those of studies whose runs fail no more often than was seen. Then at most one names
+    all claims with such a rate in studies whose runs fail more often.
     """
     warnings = _warnings_as_seen(calibration)
     assumed, claims = [], []
@@ -162,8 +170,8 @@ def _warnings(calibration: Calibration) -> list[str]:
 
 
 def _warnings_as_seen(calibration: Calibration) -> list[str]:
-    """Return warnings that false verdicts are clearly more frequent than twice alpha in simulated
-    studies whose runs fail no more often than was seen.
+    """Return warnings that false verdicts are more frequent than twice alpha, by more than 2
+    standard errors, in simulated studies whose runs fail no more often than was seen.
 
     There is one warning for each claim with such a rate. Only where no claim has one, the rate at
     which at least one of all claims is judged falsely is looked at, and may give a single warning.
@@ -187,8 +195,8 @@ def _warnings_as_seen(calibration: Calibration) -> list[str]:
 
 
 def _by_chance(n: int) -> str:
-    """Return a remark in brackets that so few differences may look worse than their distribution
-    is; empty where ``n`` is not below ``FEW``.
+    """Return a remark in brackets, after a space, that so few differences as ``n`` may look worse
+    than their distribution is; empty where ``n`` is not below ``FEW``.
     """
     return f" ({n} differences may look so by chance)" if n < FEW else ""
 
@@ -202,8 +210,10 @@ def _fewest_differences(calibration: Calibration) -> int:
 
 
 def _too_often_wrong(candidates: Sequence[Rates], alpha: float) -> str:
-    """Return a clause on the largest rate of false verdicts among those of the candidates that are
-    more than twice alpha by 2 standard errors of the simulation; empty where none is.
+    """Return a clause on the largest rate of false ``supported`` or ``contradicted`` among the
+    candidates; empty where there is none to warn of.
+
+    Only rates count that are above twice alpha by more than 2 standard errors of the simulation.
     """
     worst, text = 0.0, ""
     for rates in candidates:

@@ -35,7 +35,8 @@ def warnings(
     verdicts: list[Verdict],
     sampling: Mapping[str, Sampling],
 ) -> list[str]:
-    """Return all warnings of a report, a sentence or two each.
+    """Return the warnings of a report, a sentence or two each; those of a simulation of wrong
+    verdicts (``--calibrate``) are not among them.
 
     Args:
         expansion: The study.
@@ -43,13 +44,14 @@ def warnings(
         logs: Logs of the runs that stand for the arms, by (arm, seed).
         reached: Epoch that each run without a record has reached, by (trial, seed); without those
             that have not begun.
-        failures: Why runs failed, of those that were given up, by (trial, seed).
+        failures: Why runs without a record failed, by (trial, seed); only of those that failed.
         verdicts: Verdicts on the study's claims.
         sampling: Sources of the error of each claim's mean difference, by the claim's id, as far as
             they are known.
 
     Raises:
-        Refused: A file of a run or of the registration is damaged, or does not fit the study.
+        Refused: The registration is damaged or another study's; or, where keys are tuned, the
+            record of a run that did not diverge has no score by which to choose the value.
     """
     done = done_records(records)
     first_look = [f"This is {expansion.first_look}."] if expansion.first_look else []
@@ -74,8 +76,10 @@ def warnings(
 
 
 def _of_replaced_images(logs: Mapping[RunKey, list[dict[str, Any]]]) -> list[str]:
-    """Return a warning, if there are any, of runs that, by their logs, were trained on other
-    photographs in place of those that could not be decoded. The logs are by (arm, seed).
+    """Return a warning, in a list of one, of runs that were trained on other photographs in place
+    of some that could not be decoded; an empty list where no log tells of any.
+
+    ``logs`` has the lines of the log of each run that stands for an arm, by (arm, seed).
     """
     runs = []
     for (arm, seed), log in logs.items():
@@ -90,7 +94,7 @@ def _of_replaced_images(logs: Mapping[RunKey, list[dict[str, Any]]]) -> list[str
 
 
 def _sorted_text(values: Iterable[Any]) -> str:
-    """Return values as text, sorted and joined by commas."""
+    """Return values as text, in alphabetical order and joined by commas."""
     return ", ".join(sorted(map(str, values)))
 
 
@@ -114,8 +118,8 @@ def _of_ended_arms(expansion: Expansion) -> list[str]:
 
 
 def _of_diverged_runs(records: Records) -> list[str]:
-    """Return a warning, if there are any, of runs whose loss, or whose final evaluation, was not
-    finite.
+    """Return a warning, in a list of one, that names the runs whose training loss or final
+    evaluation was not finite; an empty list where there are none.
     """
     diverged = []
     for (trial, seed), record in records.items():
@@ -128,7 +132,7 @@ def _of_diverged_runs(records: Records) -> list[str]:
 
 def _of_short_runs(expansion: Expansion, records: Records) -> list[str]:
     """Return warnings that finished runs took fewer optimizer steps than ``train.epochs`` asks for,
-    as where a callback has ended the training early or gathered batches.
+    as where a callback ended the training early or accumulated the gradients of several batches.
 
     Runs that took the same number of steps, of the same number asked for, share a warning. A run
     whose record does not have its number of training images, as in older versions, gets none.
@@ -149,8 +153,8 @@ def _of_short_runs(expansion: Expansion, records: Records) -> list[str]:
 
 
 def _of_failed_runs(failures: Mapping[RunKey, str]) -> list[str]:
-    """Return warnings of runs that were given up, one for all that failed for the same reason.
-    ``failures`` has the reasons by (trial, seed).
+    """Return warnings of runs that failed, one for all that failed for the same reason.
+    ``failures`` has the reasons by (trial, seed), only of the runs that failed.
     """
     runs_by_reason: dict[str, list[str]] = {}
     for (trial, seed), reason in failures.items():
@@ -162,13 +166,15 @@ def _of_failed_runs(failures: Mapping[RunKey, str]) -> list[str]:
 def _of_unfinished_runs(
     expansion: Expansion, reached: Mapping[RunKey, float], failures: Mapping[RunKey, str]
 ) -> list[str]:
-    """Return warnings of runs that have begun and have no record: one of those that are being
-    trained, and one of those that were stopped. Runs that failed are left out.
+    """Return warnings of runs that have begun and have no record: one names those that a process
+    is training now, another one those that were stopped or crashed. Each is left out where it has
+    no run to name. Runs that failed are in neither.
 
     Args:
         expansion: The study.
-        reached: Epoch that each run without a record has reached, by (trial, seed).
-        failures: Why runs failed, by (trial, seed).
+        reached: Epoch that each run without a record has reached, by (trial, seed); without those
+            that have not begun.
+        failures: Why runs failed, by (trial, seed); only of the runs that failed.
     """
     being_trained = []
     stopped = []
@@ -196,7 +202,12 @@ def _of_unfinished_runs(
 
 
 def _of_devices(done: list[Record]) -> list[str]:
-    """Return a warning if the runs were made on devices that may round differently."""
+    """Return a warning, in a list of one, if the runs were made on different models of device, or
+    if their records name different arithmetic (``Record.arithmetic``), so that they may round sums
+    differently; else an empty list.
+
+    ``done`` are the records of the runs.
+    """
     devices = {record.device for record in done}
     arithmetics = {(record.device, record.arithmetic) for record in done if record.arithmetic}
     if len(devices) <= 1 and len(arithmetics) <= 1:
@@ -210,7 +221,7 @@ def _of_devices(done: list[Record]) -> list[str]:
 
 def _of_libraries(done: list[Record]) -> list[str]:
     """Return a warning for each package, Python among them, of which the runs were made with
-    different versions. This package counts only if a run was not made in a checkout of its code.
+    different versions. xceptlab counts only if a run was not made in a checkout of its code.
     """
     packages = packages_of(done)
     # Of code in a checkout the revisions are compared, which say more than the version.
@@ -227,8 +238,8 @@ def _of_libraries(done: list[Record]) -> list[str]:
 
 
 def _of_origins(done: list[Record]) -> list[str]:
-    """Return warnings if runs differ in their data, in the revision of the code, or in their number
-    of processes, and if the code of any had uncommitted changes.
+    """Return a warning for each of these that is so: the runs differ in their data, in the revision
+    of the code or in their number of processes, or the code of any had uncommitted changes.
     """
     origins: dict[str, set[Any]] = {
         "The runs saw different data": {record.data_fingerprint for record in done},
@@ -247,8 +258,8 @@ def _of_origins(done: list[Record]) -> list[str]:
 
 
 def _of_changed_data(expansion: Expansion, records: Records) -> list[str]:
-    """Return a warning for each difference of the data here from those that the runs were trained
-    on.
+    """Return a warning for each difference of the data that are on this machine now from those that
+    the runs were trained on.
     """
     runs_with_records = ((run, records[key]) for key, run in expansion.runs().items())
     changes = identity.changes(runs_with_records)
@@ -259,8 +270,11 @@ def _of_changed_data(expansion: Expansion, records: Records) -> list[str]:
 
 
 def _of_match(expansion: Expansion, records: Records) -> list[str]:
-    """Return a warning, if there are any, of arms whose parameters or MACs differ by more than 1%
-    from those of the first arm, by the records of both, though ``model.match`` asks for equal ones.
+    """Return a warning, in a list of one, of arms whose parameters or MACs, as their records tell
+    them, differ by more than 1% from the first arm's.
+
+    The first arm's ``model.match`` says which of the two should be equal. The list is empty where
+    it is ``none``, where no arm differs so, and before a run of the first arm has a record.
     """
     baseline, config = next(iter(expansion.arms.items()))
     budget = config.model.match
@@ -283,9 +297,11 @@ def _of_match(expansion: Expansion, records: Records) -> list[str]:
 
 
 def _of_verdicts(verdicts: list[Verdict], sampling: Mapping[str, Sampling]) -> list[str]:
-    """Return the warnings of single verdicts, each with the claim's id: those that the verdict has,
-    one of skewed differences, which may mislead its t-test, and one if other test images might turn
-    it.
+    """Return the warnings of single verdicts, each with the claim's id.
+
+    They are those that the verdict has; one if the claim is on a mean and the differences are
+    skewed, which may mislead the t-test; and one if the verdict is supported or contradicted on
+    these test images, and others might turn it by what ``sampling`` tells.
 
     Args:
         verdicts: Verdicts on the study's claims.
@@ -310,9 +326,11 @@ def _of_verdicts(verdicts: list[Verdict], sampling: Mapping[str, Sampling]) -> l
 
 
 def _of_sampling(verdict: Verdict, errors: Sampling) -> list[str]:
-    """Return a warning of a decided verdict if other test images might turn it: if its interval
-    includes a margin once it counts the sampling error of the images. ``errors`` are the standard
-    errors of the verdict's mean difference.
+    """Return a warning, in a list of one, if other test images might turn a decided verdict: if its
+    interval includes a margin once it counts the sampling error of the images. Else the list is
+    empty.
+
+    ``errors`` are the standard errors of the verdict's mean difference.
     """
     distance = min(abs(verdict.estimate - margin) for margin in verdict.claim.margins)
     quantile = float(stats.t.ppf((1 + verdict.level) / 2, errors.freedom))

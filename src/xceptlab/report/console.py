@@ -43,6 +43,10 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
         expansion: The study.
         networks: By arm the rows of its network's module tree, the first of which is the whole
             network.
+
+    Raises:
+        Refused: A run's record, or its file of values by image, is damaged or does not fit the
+            study, such as a record without a score that a claim needs.
     """
     # This loads torch, which the other functions here do without.
     from xceptlab.models.cost import changes
@@ -89,6 +93,8 @@ def _runs_to_train(expansion: Expansion, records: Records, verdicts: Sequence[Ve
 def _size(expansion: Expansion) -> str:
     """Return how the number of a tuned study's runs comes about, such as
     ``: 2 arms x 5 seeds x 3 values of train.lr``; empty for a study that tunes nothing.
+
+    Where some arms get no more seeds, it is ``: every arm and seed at 3 values of train.lr``.
     """
     tune = expansion.study.tune
     if tune is None:
@@ -103,9 +109,10 @@ def _size(expansion: Expansion) -> str:
 def _table_of_differences(
     expansion: Expansion, records: Records, networks: "Mapping[str, list[Row]]"
 ) -> Table:
-    """Return the table of the arms: the keys in which each differs from the baseline, its costs,
-    and how many of its runs are done. ``networks`` has by arm the rows of its network's module
-    tree, the first of which is the whole network.
+    """Return the table of the arms: the keys in which each differs from the baseline, its
+    parameters and MACs with their relative differences from the baseline's, and how many of its
+    runs are done. ``networks`` has by arm the rows of its network's module tree, the first of which
+    is the whole network.
     """
     baseline, baseline_tree = next(iter(networks.items()))
     table = Table(title=f"Each arm against the baseline, {baseline}", title_justify="left")
@@ -126,8 +133,9 @@ def _table_of_differences(
 
 
 def _differences(arm: str, expansion: Expansion, network: "Row", baseline: "Row") -> str:
-    """Return lines on how an arm differs from the baseline: one for each key, and a note if
-    ``model.match`` asks for equal budgets and they are not equal; ``(the baseline)`` without any.
+    """Return as text how an arm differs from the baseline: a line for each key in which it does,
+    and ``(unmatched)`` if its ``model.match`` asks for as many parameters or MACs and they differ
+    by more than 1%. Without any such line the text is ``(the baseline)``.
 
     Args:
         arm: The arm.
@@ -161,8 +169,9 @@ def _at_most(lines: list[str], most: int) -> list[str]:
 
 
 def _planned_claim(verdict: Verdict, expansion: Expansion) -> list[str]:
-    """Return lines on a claim for a plan: what is claimed; how many seeds would decide it, if it is
-    open and its runs so far tell, or else its verdict, if there is one; and warnings.
+    """Return lines on a claim for a plan. First stands what is claimed, and last its warnings.
+    Between them stands how many seeds would decide it, if it is open and its pairs so far tell;
+    else the verdict, unless that is ``incomplete``.
     """
     claim = verdict.claim
     a, b = claim.sides
@@ -179,8 +188,10 @@ def _planned_claim(verdict: Verdict, expansion: Expansion) -> list[str]:
 
 
 def _seeds_to_come(expansion: Expansion, verdicts: Sequence[Verdict]) -> str:
-    """Return a clause on the seeds that may be added to those of the plan; empty where none will be
-    added.
+    """Return a clause on the seeds that may be added to those that the study has come to.
+
+    Empty where the study has a list of seeds or has come to the largest number of them, and where
+    every claim is decided or given up.
     """
     seeds = expansion.study.seeds
     if not isinstance(seeds, Seeds) or len(expansion.seeds) == seeds.max:
@@ -213,7 +224,9 @@ def _show_warnings(console: Console, warnings: Sequence[str]) -> None:
 
 
 def _show_calibrated(console: Console, calibrated: Calibrated) -> None:
-    """Print how often verdicts are wrong: a table of error rates, and a sentence on each claim."""
+    """Print how often verdicts are wrong: a table of error rates, a sentence on each claim, and
+    what was simulated. The warnings are not printed.
+    """
     header, *rows = calibrated.table
     table = Table(
         title="How often such verdicts are wrong",
@@ -232,7 +245,9 @@ def _show_calibrated(console: Console, calibrated: Calibrated) -> None:
 
 
 def _show_verdict(console: Console, verdict: Verdict) -> None:
-    """Print a verdict: its outcome, the claim, its summary and the evidence beside it."""
+    """Print a verdict: its outcome, the claim, its summary, and sentences of evidence, such as in
+    how many seeds the claim holds. Its warnings are not printed.
+    """
     claim = verdict.claim
     named = ": ".join(filter(None, (claim.id, claim.statement)))
     tone = COLOURS[verdict.outcome]
@@ -241,7 +256,8 @@ def _show_verdict(console: Console, verdict: Verdict) -> None:
 
 
 def show_summary(summary: Summary, written: bool = True) -> None:
-    """Print a study's arms, verdicts and warnings, and where its report is.
+    """Print a study's arms, verdicts, effects, rates of wrong verdicts and warnings, as far as
+    there are any, and where its report is.
 
     Args:
         summary: What there is to show.
@@ -295,7 +311,9 @@ def _table_of_arms(summary: Summary) -> Table:
 
 
 def _notes(verdict: Verdict, summary: Summary) -> list[str]:
-    """Return sentences on a verdict: budgets that differ, and where its error comes from."""
+    """Return sentences on a verdict: budgets and speeds of its arms that differ and, if that is
+    known, how much of its error comes from the seeds and how much from the test images.
+    """
     claim = verdict.claim.id
     notes = summary.budgets[claim].sentences
     if sampling := summary.sampling.get(claim):

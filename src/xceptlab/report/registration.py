@@ -17,8 +17,9 @@ from xceptlab.text import counted
 
 
 def warnings_without_registration(expansion: Expansion, records: Records) -> list[str]:
-    """Return a warning if a run is done and the study has no registration, which would prove that
-    its claims were made before; none for a first look (``--seeds``), which decides no claim.
+    """Return a warning, in a list of one, if a run is done and the study has no registration, which
+    would prove that its claims were made before the run. Else the list is empty, as always for a
+    first look (``--seeds``), which decides no claim.
 
     Args:
         expansion: The study.
@@ -41,7 +42,8 @@ def warnings_without_registration(expansion: Expansion, records: Records) -> lis
 
 def registration_warnings(expansion: Expansion, records: Records) -> list[str]:
     """Return warnings of edits after the registration, of runs from before it, and of seeds that
-    were added after the verdict; an empty list where the study has no registration.
+    were added after the verdict on the registered ones. There are none where the study has no
+    registration.
 
     Args:
         expansion: The study.
@@ -69,7 +71,9 @@ def registration_warnings(expansion: Expansion, records: Records) -> list[str]:
 
 
 def _of_older_runs(registration: Registration, records: Records) -> list[str]:
-    """Return a warning, if there are any, of runs that began before the study was registered."""
+    """Return a warning, in a list of one, with the number of recorded runs that are older than the
+    study's registration; an empty list where there are none.
+    """
     older = [record for record in records.values() if record and _is_older(record, registration)]
     if not older:
         return []
@@ -81,8 +85,8 @@ def _of_older_runs(registration: Registration, records: Records) -> list[str]:
 
 
 def _is_older(record: Record, registration: Registration) -> bool:
-    """Whether a run began before the study was registered; of one that an older version has made,
-    whether it ended before.
+    """Whether a run began before the study was registered, so that its record does not name the
+    registration. Records of older versions name none: of these, whether the run ended before.
     """
     # Records of older versions name no registrations, so that clocks are compared, which err.
     if record.registrations is None:
@@ -91,8 +95,9 @@ def _is_older(record: Record, registration: Registration) -> bool:
 
 
 def _added_by_hand(registration: Registration, records: Records) -> list[int]:
-    """Return, sorted, the seeds that were not registered and with which a run began after the runs
-    of all registered seeds had ended.
+    """Return, sorted, the seeds that were not registered and with which a run that is done began
+    after the runs of all registered seeds had ended. Empty while a run of a registered seed is not
+    done, and where the study has no registered seed any more.
     """
     planned = registration.seeds
     registered = range(Seeds(**planned).max) if isinstance(planned, dict) else planned

@@ -41,8 +41,9 @@ TEX = {
 
 
 def render(template: str, **values: Any) -> str:
-    """Return the text of a template of this folder, such as ``report.md.j2``, filled with values.
-    In HTML all values are escaped that the template does not mark as safe.
+    """Return the text of a template of this package, such as ``report.md.j2``, filled with the
+    values by name, and with the module ``figures`` and the ``version`` of xceptlab. In HTML all
+    values are escaped that the template does not mark as safe.
     """
     environment = _environment(autoescape=template.endswith(".html.j2"))
     return environment.get_template(template).render(
@@ -123,8 +124,8 @@ def _tuning_tables(summary: Summary) -> list[tuple[str, Rows]]:
 
 
 def _curves_in_words(summary: Summary) -> str:
-    """Return a sentence on each arm's mean learning curve with its last value, for readers who do
-    not see the figure; arms without a curve are left out.
+    """Return a text for readers who do not see the learning curves: a sentence for each arm with
+    the last value of its mean curve. Arms without a curve are left out.
     """
     sentences = []
     for arm, curve in summary.curves.items():

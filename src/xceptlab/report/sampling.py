@@ -62,9 +62,9 @@ def sampling_errors(
 ) -> dict[str, Sampling]:
     """Return the sources of error of mean differences, by the claim's id.
 
-    Claims are left out that are not judged yet or have fewer than 2 pairs; that are not on a mean
-    of pairs; that are on a registered metric, or on the validation split; of which a run has not
-    kept the metric's value for each test image; and whose runs have a single test image, or test
+    A claim is left out if it is not judged yet, has fewer than 2 pairs, is on a median or is not
+    paired; if its metric is a registered one or of the validation split; if one of its runs has not
+    kept the metric's value for each test image; or if its runs have a single test image, or test
     sets of different sizes.
 
     Args:

@@ -49,12 +49,13 @@ class ArmRow:
     declares to be a failure.
     """
     mean: float
-    """Mean of the study's main metric over the recorded runs, diverged ones scored as the first
-    claim declares, or else as guessing; NaN without a run, and where that score is not known.
+    """Mean of the study's main metric over the recorded runs that have it and the diverged ones,
+    which score what the first claim declares, or else what guessing does. NaN without any, and
+    where a run diverged and its score is not known.
     """
     spread: float
     """Standard deviation over seeds of the scores of which ``mean`` is the mean; NaN where that is,
-    and with fewer than 2 runs.
+    and with fewer than 2 scores.
     """
     sampling_error: float
     """Standard error that the finite test set adds to the accuracy of a run that finished, in
@@ -78,7 +79,7 @@ class Curve:
     epochs: Array
     """Epochs (E,), ascending, at which any run has a value."""
     values: Array
-    """The metric (R, E) of every run at every epoch; NaN where a run has no value."""
+    """The values (R, E) of one metric of every run at every epoch; NaN where a run has no value."""
     seeds: list[int]
     """Seeds of the R runs."""
 
@@ -109,11 +110,15 @@ class Summary:
     records: Records
     """Records of all runs, by (trial, seed); None where a run is not done."""
     arm_records: ArmRecords
-    """Records of the runs that stand for the arms, by (arm, seed); None where there is none yet."""
+    """Records of the runs that stand for the arms, by (arm, seed); None where this run is not done,
+    not chosen yet, or not to be trained, since the arm's claims were settled with fewer seeds.
+    """
     verdicts: list[Verdict]
     """A verdict for each claim, in the study's order."""
     metric: str
-    """The first claim's metric, by which the arms are compared."""
+    """The study's main metric, by which the arms are compared: the first claim's or, without
+    claims, ``test/top1``.
+    """
     arms: list[ArmRow]
     """A row for each arm, in the study's order; the first one is the baseline."""
     curve_metric: str
@@ -123,8 +128,8 @@ class Summary:
     curves: dict[str, Curve]
     """Learning curves by arm."""
     sampling: dict[str, Sampling]
-    """Sources of the error of each claim's mean difference, by the claim's id, for claims of which
-    the runs have kept their values for each test image.
+    """Sources of the error of each claim's mean difference, by the claim's id; only for claims on
+    paired means whose runs have kept their values for each test image.
     """
     budgets: dict[str, Budgets]
     """How the budgets of each claim's arms differ, by the claim's id."""
@@ -234,7 +239,9 @@ def _reached(
 def _failures(
     directories: dict[tuple[str, int], RunDirectory], records: Records
 ) -> dict[tuple[str, int], str]:
-    """Return why runs without a record failed, by (trial, seed), for those that were given up."""
+    """Return why runs without a record failed, by (trial, seed): what ``failure.txt`` in their
+    directories says. Runs without this file are left out.
+    """
     failures = {}
     for key, directory in directories.items():
         if records[key]:
@@ -317,7 +324,9 @@ Logs = dict[tuple[str, int], list[dict[str, Any]]]
 
 
 def _logs(directories: dict[tuple[str, int], RunDirectory]) -> Logs:
-    """Read the logs of those of the runs that have begun, by the keys of ``directories``."""
+    """Read the log of each run that has begun, by the same keys as ``directories``. The log of a
+    run that has logged nothing yet is an empty list.
+    """
     logs = {}
     for key, directory in directories.items():
         lines = directory.log()
@@ -388,8 +397,8 @@ def _effects(expansion: Expansion, arm_records: ArmRecords, metric: str) -> list
 def _scores_of_arms(
     expansion: Expansion, arm_records: ArmRecords, seed: int, metric: str
 ) -> list[float]:
-    """Return the arms' scores in a metric, such as ``test/top1``, at one seed; empty where an arm
-    has none.
+    """Return the scores of all arms, in the study's order, in a metric such as ``test/top1`` at one
+    seed; an empty list where an arm has none.
 
     A diverged run gets the score that the study's first claim gives to one; without claims, that of
     guessing.

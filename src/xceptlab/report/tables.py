@@ -79,15 +79,17 @@ def effect_cells(row: EffectRow, metric: str) -> list[str]:
 
 
 def number(value: float, digits: int) -> str:
-    """Return a number as text with so many decimals (``digits``); a dash for NaN."""
+    """Return a number as text with ``digits`` decimals and commas between thousands; a dash for
+    NaN.
+    """
     return "–" if math.isnan(value) else f"{value:,.{digits}f}"
 
 
 def amount(value: int | None, baseline: int | None) -> str:
     """Return a count as text with its difference from the baseline's, such as ``22.86 M (-4.3%)``.
 
-    The difference is left out where it is 0, or the baseline's count is not known (None). Text for
-    a count that is not known is a dash.
+    The difference, in percent of the baseline's count, is left out where it is 0, or where the
+    baseline's count is 0 or not known (None). Text for a count that is not known is a dash.
     """
     if value is None:
         return "–"

@@ -18,12 +18,15 @@ from xceptlab.study.tuning import Tune, value_name
 
 
 def recipe(expansion: Expansion, records: ArmRecords) -> dict[str, str]:
-    """Return the rows of the table "What was trained", each as its name and its text; where arms,
-    or the values at which they are tuned, differ, the text says in what.
+    """Return the rows of the table "What was trained" in their order, as ``{name: text}``. Where
+    arms, or the values at which they are tuned, differ, the text says in what.
 
     Args:
         expansion: The study.
         records: Records of the runs that stand for the arms, by (arm, seed).
+
+    Raises:
+        Refused: The registration is damaged, or another study's.
     """
 
     configs = {name: trial.config for name, trial in expansion.trials.items()}
@@ -122,7 +125,8 @@ def _data_set(config: RunConfig) -> str:
 
 
 def _images(config: RunConfig, record: Record | None) -> str:
-    """Return the sizes of the splits in words: a record's, or else those that the configuration
+    """Return the numbers of images in the splits in words, such as ``50,000 to train on, 10,000 to
+    test on``: those of a record or, where it is None or lacks one, those that the configuration
     tells.
     """
     train, validation, test = config.data.images()
@@ -145,7 +149,7 @@ def _count(images: int, use: str) -> str:
 
 
 def _image_size(config: RunConfig) -> str:
-    """Return the size of the network's input images in words."""
+    """Return the size of the network's input images in words, such as ``32 x 32 pixels``."""
     return f"{config.data.size} x {config.data.size} pixels"
 
 
@@ -183,9 +187,9 @@ and the others have rows of their own.
 
 
 def _network(expansion: Expansion) -> str:
-    """Return the arms' network in words: its name, or each arm's where they differ; those fields of
-    ``model`` that have the same value in all arms and not their default, that of the paper's
-    Xception; and, if arms with one name differ in further fields, that they do.
+    """Return the arms' network in words: its name, or each arm's where the names differ, and then
+    the fields of ``model`` that have the same value in all arms and not their default, that of the
+    paper's Xception. If all arms have one name and differ in other fields, the last clause says so.
     """
     names = {arm: _name_of_network(config) for arm, config in expansion.arms.items()}
     fields = _shared_fields_of_network(expansion)
@@ -200,7 +204,9 @@ def _network(expansion: Expansion) -> str:
 
 
 def _name_of_network(config: RunConfig) -> str:
-    """Return a network's name: Xception, timm's with timm's name, or the registered family."""
+    """Return a network's name: ``Xception``, ``timm's NAME`` for a model of timm's, or the name of
+    a family that a user's module has registered.
+    """
     if config.model.timm:
         return f"timm's {config.model.timm}"
     return "Xception" if config.model.is_xception else config.model.family
@@ -270,8 +276,8 @@ def _configuration_files(expansion: Expansion) -> list[str]:
 
 
 def _registered(expansion: Expansion) -> str:
-    """Return as text when the claims were registered, and the digest of the registration; ``not
-    yet`` where there is none.
+    """Return as text when the claims were registered, in UTC, and the digest of the registration;
+    ``not yet`` where there is none.
     """
     registration = Registration.load_for(expansion)
     if not registration:
@@ -286,8 +292,8 @@ def _epochs(config: RunConfig) -> str:
 
 
 def _batch_size(config: RunConfig) -> str:
-    """Return as text the number of images in an optimizer step and, if they are computed in several
-    parts one after another, in how many.
+    """Return as text the number of images in an optimizer step and, if gradients are accumulated
+    over several smaller batches, over how many.
     """
     train = config.train
     if train.accumulate > 1:
@@ -333,7 +339,7 @@ def _learning_rate(config: RunConfig) -> str:
 def _regularisation(config: RunConfig) -> str:
     """Return in words which of dropout, label smoothing, gradient clipping and averaged weights a
     run uses; ``none besides weight decay`` where it uses none of them. Augmentations, such as
-    mixup, are left out: ``_augmentation`` has them.
+    mixup, are left out, since they have a row of their own.
     """
     train = config.train
     used = {

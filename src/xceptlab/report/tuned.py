@@ -38,8 +38,9 @@ class Tuned:
     the value was chosen.
     """
     contrasts: Rows
-    """Table with a row for every claim and each tuned value, which all arms then have: the
-    difference, its interval, the unadjusted p-value, and what the verdict would be.
+    """Table with a row for every claim at each tuned value, with which all arms are compared: the
+    difference, its interval, the unadjusted p-value, and what the verdict would be if the claim
+    were the study's only one.
     """
 
 
@@ -56,7 +57,8 @@ def tuned(
 
     Raises:
         Refused: A record lacks a score that a claim or the choice of values needs, or has one that
-            is not finite or too large.
+            is not finite or too large; or, with ``scope: images``, a run's file does not hold the
+            values of its images.
     """
     tune = expansion.study.tune
     if tune is None:
@@ -90,9 +92,9 @@ def _chosen(expansion: Expansion, records: Records) -> Rows:
 def _by_value(
     expansion: Expansion, records: Records, metric: str, scores_if_diverged: Mapping[str, float]
 ) -> Rows:
-    """Return the table of each arm's scores in ``metric`` at each tuned value: their mean, their
-    standard deviation over seeds, and at how many seeds the value was chosen.
-    ``scores_if_diverged`` has by arm the score of a run that diverged.
+    """Return the table of scores in ``metric``, with a row for each arm and a column for each tuned
+    value: their mean, their standard deviation over seeds, and at how many seeds the value was
+    chosen. ``scores_if_diverged`` has by arm the score of a run that diverged.
     """
     tune = expansion.study.tune
     assert tune
@@ -136,9 +138,9 @@ def _cell_of_scores(scores: list[float], places: int, times_chosen: int) -> str:
 
 
 def _contrasts(expansion: Expansion, records: Records) -> Rows:
-    """Return the table with a row for every claim and each tuned value, which all arms then have:
-    the difference, its interval, the p-value, and what the verdict would be if the claim were the
-    study's only one.
+    """Return the table with a row for every claim at each tuned value, with which all arms are
+    compared: the difference, its interval, the p-value, and what the verdict would be if the claim
+    were the study's only one.
     """
     study = expansion.study
     assert study.tune
@@ -164,7 +166,7 @@ def _numbers(verdict: Verdict) -> list[str]:
     known = []
     if verdict.n:
         known.append(verdict.estimate)
-    if verdict.n > 1:
+    if verdict.has_interval:
         known += [verdict.low, verdict.high]
     places = verdict.claim.decimals
     cells = [f"{value:+.{places}f}" for value in known]

@@ -70,8 +70,8 @@ def gather(expansion: Expansion, calibrate: bool = False) -> Summary:
 
 
 def write_study(summary: Summary, latex: bool = False) -> None:
-    """Write a study's report, with report.tex if ``latex``, and remember in the study's folder
-    which files the study is made of.
+    """Write a study's report, with report.tex if ``latex``, and add the files that define the study
+    to ``files.txt`` in its folder.
     """
     remember_files(summary.expansion)
     write_report(summary, latex)
@@ -81,8 +81,9 @@ def write_report(summary: Summary, latex: bool = False) -> Path:
     """Write report.html, report.md with its figures, and results.csv into the study's folder, which
     is made if need be, and return the path of report.html.
 
-    Where runs are missing and a finished report has runs that this one lacks, as after the data
-    were changed, that report is first moved into a folder of its own there, ``finished-DATE-TIME``.
+    An earlier report with all its runs done is not overwritten if this one lacks some of its runs
+    and is not complete itself, as after the data were changed. It is first moved into a folder of
+    its own there, ``finished-DATE-TIME``.
 
     Args:
         summary: What the report shows.
@@ -114,8 +115,10 @@ def write_report(summary: Summary, latex: bool = False) -> Path:
 
 
 def _keep_finished(summary: Summary, folder: Path) -> None:
-    """Move the report in ``folder`` into a folder of its own, and tell the user where that is, if it
-    is finished and the present one, which is not, lacks some of its runs.
+    """Move the earlier report in ``folder`` into a new folder there, ``finished-DATE-TIME``, if all
+    its runs were done and the new report lacks some of them. Tell the user where it is, and why.
+
+    Nothing is moved where all runs of the new report are done, or where there is no earlier report.
     """
     results = folder / "results.csv"
     if summary.done == len(summary.records) or not results.is_file():
@@ -183,7 +186,9 @@ RECORDED = (
 
 
 def results_csv(summary: Summary) -> str:
-    """Return the text of results.csv: a line for each run, with its scores and what made them."""
+    """Return the text of results.csv: a header, and a line for each run with its scores and what
+    made them. A run that is not done has the status ``missing`` and no scores.
+    """
     study = summary.expansion.study
     metrics: set[str] = set()
     for record in summary.records.values():
@@ -224,8 +229,8 @@ def _result(record: Record | None) -> dict[str, Any]:
 
 
 def write_comparison(summaries: list[Summary]) -> Path:
-    """Write one page on several studies, whose reports are written already, and return its path,
-    which is in the folder ``comparisons`` beside that of the studies.
+    """Write one page on one or more studies, whose reports are written already, and return its
+    path. It is in ``comparisons/`` in the outputs folder of the first study.
     """
     from xceptlab.report.render import render
 
@@ -303,8 +308,8 @@ def publish(summary: Summary, folder: Path, latex: bool = False) -> None:
         latex: Whether to copy report.tex, too.
 
     Raises:
-        Refused: The study is a first look with some of its seeds; or the folder has files of these
-            names that are of another study, as where two study files are in one folder, or of none.
+        Refused: The study is a first look (``--seeds``); or the folder has files of these names
+            that are of another study, as where two study files are in one folder, or of none.
     """
     if summary.expansion.is_first_look:
         raise Refused(

@@ -40,8 +40,8 @@ from xceptlab.runs.log import Follower, read_log
 from xceptlab.runs.record import Record
 
 SETTLED = 3_000_000_000
-"""Nanoseconds after which a further change of a folder gets another time of change on any file
-system; some keep times in steps of 2 s.
+"""Nanoseconds after which a further change of a folder is sure to change its modification time:
+some file systems keep times in steps of 2 s.
 """
 
 
@@ -73,8 +73,12 @@ class RunDirectory:
     def find(
         cls, name: str | os.PathLike[str], outputs: str | os.PathLike[str]
     ) -> "RunDirectory | None":
-        """Find a run by its folder, or by its id among the runs in ``outputs``; None where no such
-        run has begun.
+        """Return the directory of a run that has begun, as its config.yaml tells; None where there
+        is none.
+
+        Args:
+            name: The run's folder or, if that is no run's, the run's id; ``~`` is the home folder.
+            outputs: The folder that holds ``runs/``, where the id is looked for.
         """
         folder = Path(os.path.expanduser(name))
         for path in (folder, cls.of(os.path.expanduser(outputs), str(name)).path):
@@ -84,9 +88,12 @@ class RunDirectory:
 
     @classmethod
     def around(cls, file: Path) -> "RunDirectory | None":
-        """Find the directory of the run to which a file of weights or a checkpoint belongs; None
-        for a file outside of any run.
+        """Return the directory of the run to which a file of weights or a checkpoint belongs: the
+        file's folder or else the one above it, if it holds config.yaml. None where neither does,
+        and for a path of no file, such as timm's name of a network.
         """
+        if not file.exists():
+            return None
         for folder in file.parents[:2]:
             if (folder / "config.yaml").is_file():
                 return cls(folder)
@@ -112,8 +119,9 @@ class RunDirectory:
             write_atomically(self.path / "failure.txt", reason.encode())
 
     def failure(self) -> str:
-        """Return why the run failed, as a launcher has written it down; empty where it did not
-        fail, was started again, or was trained without a launcher.
+        """Return why the run failed, which a launcher has written into failure.txt; empty where
+        there is no such file. The run has then not failed, was started again since, or was trained
+        without a launcher; or the file could not be written.
         """
         file = self.path / "failure.txt"
         return file.read_text("utf-8", errors="replace") if file.is_file() else ""
@@ -151,7 +159,7 @@ class RunDirectory:
 
         Raises:
             Refused: The file is damaged, is not a record or is another run's; or an earlier version
-                trained the run with values of these two keys that are not the defaults.
+                trained the run with another value of one of these two keys than its default.
         """
         record = self.record()
         if record and record.run_id[-HASH:] != self.path.name[-HASH:]:
@@ -191,24 +199,29 @@ class RunDirectory:
         write_atomically(self.path / "record.json", text.encode() + b"\n")
 
     def log(self) -> list[dict[str, Any]]:
-        """Read the lines of the run's log, metrics.jsonl, each of numbers by name; empty where
-        there is no log. A last line that was not written to its end is left out.
+        """Return the lines of the run's log, metrics.jsonl, each as numbers by name, such as
+        ``train/loss``; empty where there is no log. A last line that was not written to its end is
+        left out.
 
         Raises:
-            Refused: A line is no line of a log.
+            Refused: A line is no JSON object of numbers with step, time and epoch among them.
         """
         return read_log(self.path / "metrics.jsonl")
 
     def follow(self) -> Follower:
-        """Return an object that tells how far the run is, from what is added to the run's log
-        while it is trained.
+        """Return an object whose ``progress`` tells how far the run is, by what is added to the
+        run's log while it is trained.
         """
         return Follower(self.path / "metrics.jsonl")
 
     def began_with(self) -> dict[str, str]:
-        """Read data.json, which describes the data when the run began: under ``fingerprint`` a hash
-        of the labels and images (of photographs, of a few images only), under ``files`` a
-        description of the data's files. Empty where there is no such file.
+        """Read data.json, which describes the data when the run began; an empty dict where there is
+        no such file.
+
+        Returns:
+            Under ``fingerprint`` a hash of the labels and the decoded images, of photographs of all
+            labels and a few images only. Under ``files`` the layout of the data's files and a
+            digest of their names and sizes, or an empty text (see ``Record.data_files``).
 
         Raises:
             Refused: The file is damaged, or holds something else.
@@ -233,9 +246,10 @@ class RunDirectory:
         data can be refused.
 
         Args:
-            data: Under ``fingerprint`` a hash of the labels and the decoded images, and under
-                ``files`` a description of the data's files. Of a data set of photographs, such as
-                ImageNet, the hash covers all labels, but only a few of the images.
+            data: Under ``fingerprint`` a hash of the labels and the decoded images. Of a data set
+                of photographs, such as ImageNet, it covers all labels, but only a few of the
+                images. Under ``files`` the layout of the data's files and a digest of their names
+                and sizes, or an empty text (see ``Record.data_files``).
         """
         write_atomically(self.path / "data.json", json.dumps(data).encode())
 
@@ -247,6 +261,7 @@ class RunDirectory:
         Raises:
             Busy: On entering: another process is training the run. Whether one on another machine
                 still lives takes up to ``leases.STALE`` seconds to tell.
+            OSError: On entering: the lease cannot be written, as on a full disk.
         """
         return leases.hold(self.path)
 
@@ -272,15 +287,16 @@ class RunDirectory:
         return read(file).split() if file.exists() else []
 
     def join(self, study: str) -> None:
-        """Write down, in studies.txt, that a study uses the run."""
+        """Add a study, by its name, to studies.txt, the list of the studies that use the run."""
         if study not in self.studies():
             self.path.mkdir(parents=True, exist_ok=True)
             lines = [*self.studies(), study, ""]
             write_atomically(self.path / "studies.txt", "\n".join(lines).encode())
 
     def registrations(self) -> list[str]:
-        """Read the digests of the registrations of studies that were made before the run began;
-        empty where there is none.
+        """Read registrations.txt, which holds the digest of each registration of a study that was
+        made before the run began; empty where there is none. A registration is what a study claimed
+        before its first run.
         """
         file = self.path / "registrations.txt"
         return read(file).split() if file.exists() else []
@@ -293,6 +309,9 @@ class RunDirectory:
 
         Args:
             registration: The registration's digest.
+
+        Raises:
+            Refused: The run's record is damaged.
         """
         log = self.path / "metrics.jsonl"
         begun = self.record() is not None or (log.exists() and log.stat().st_size > 0)
@@ -329,8 +348,9 @@ def _names(runs: Path) -> dict[str, str]:
 
 
 def weights_in(path_or_name: str | Path) -> str | Path:
-    """Return the file of the evaluated weights for the folder of a run, and anything else, such as
-    a file or the name of a network, as it is.
+    """Return the path of ``model.safetensors`` in a folder, which is where a run has its evaluated
+    weights, whether there is such a file or not. Return anything but a folder, such as a file or
+    the name of a network, as it is.
     """
     if Path(path_or_name).is_dir():
         return Path(path_or_name) / "model.safetensors"
@@ -369,7 +389,12 @@ def refuse_other_versions(config: RunConfig, directory: RunDirectory) -> None:
 def begun_on_other_files(config: RunConfig) -> str:
     """Find an unfinished run that differs from this one only in what the files of its data or
     weights hold, and return a clause about it for a message, such as ``outputs/runs/... was begun
-    on other photographs``; empty where there is none, and for a run with registered components.
+    on other photographs``.
+
+    The clause is empty where there is no such run, and for a run with registered components.
+
+    Args:
+        config: This run.
     """
     import yaml
 

@@ -78,7 +78,7 @@ class Holder:
     @property
     def here(self) -> bool:
         """Whether this process can see if the holder lives: both have the same boot, process
-        namespace and user.
+        namespace and user. False where the system does not tell them.
         """
         return bool(self.machine) and self.machine == _machine()
 
@@ -191,6 +191,7 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         Busy: Another process holds the run. Whether one on another machine still lives takes up to
             STALE seconds to tell.
+        OSError: The lease cannot be written, as on a full disk.
     """
     file = _take(folder)
     ended = threading.Event()
@@ -210,6 +211,7 @@ def _take(folder: Path) -> Path:
 
     Raises:
         Busy: Another process holds the run.
+        OSError: The lease cannot be written.
     """
     watch = Watch(folder)
     lease = folder / f"lease.{secrets.token_hex(4)}"
@@ -236,8 +238,8 @@ def _take(folder: Path) -> Path:
 
 
 def _beat(file: Path, ended: threading.Event) -> None:
-    """Touch the lease ``file`` every HEARTBEAT seconds until ``ended`` is set; exit this process
-    when another one has taken the run over.
+    """Touch the lease ``file`` every HEARTBEAT seconds until ``ended`` is set. Exit this process,
+    with the exit code ``INTERRUPTED``, if the file is gone: another process has taken the run over.
     """
     while not ended.wait(HEARTBEAT):
         try:

@@ -4,9 +4,10 @@ guessing scores. ``metric_of`` also finds those that a user's module has registe
 
 A record names a metric after the split that it was measured on, such as ``test/top1``. The function
 that computes a metric stands under the same name in ``training/metrics.py`` (``PER_IMAGE``). A new
-built-in metric is an entry in ``METRICS`` and one in ``PER_IMAGE``. Its names are repeated only
-where they cannot be derived, and tests say so: in ``register.RESERVED_METRICS``, since no module
-below this one may import it, and in the tables of ``docs/study.md`` and the JSON Schemas.
+built-in metric is an entry in ``METRICS`` and one in ``PER_IMAGE``. Its name is repeated only where
+it cannot be derived, and tests fail where it lacks: in ``register.RESERVED_METRICS``, since
+``register`` must not import this module, which imports it; in the tables of ``docs/study.md``; and
+in the JSON Schemas.
 """
 
 import math
@@ -195,10 +196,13 @@ def direction_is_known(name: str) -> bool:
     """Whether it is known if a lower or a higher score of another tool's metric is better, so that
     the user need not say it.
 
-    It is not known where the name suggests an error, by a word in ``ERRORS`` or by beginning with
-    ``1-`` as ``1-acc`` does, unless the metric is a registered one, or its name ends in that of a
-    built-in one in which lower is better. Any other name counts as known: where it is neither
-    registered nor ends in a built-in one, such as ``kappa``, higher is taken to be better.
+    It is not known where the name suggests an error: by a word in ``ERRORS`` or one such as
+    ``errorrate``, or by beginning with ``1-`` as ``1-acc`` does. It is known all the same if the
+    metric is a registered one, or if its name ends in ``loss``, the built-in metric in which lower
+    is better.
+
+    For any other name it counts as known. A name that is neither registered nor ends in that of a
+    built-in metric, such as ``kappa``, is taken for one in which higher is better.
     """
     is_complement = re.match(r"1\s*-", name) is not None
     # The words of test_err, testErr and RMSE.
@@ -209,8 +213,8 @@ def direction_is_known(name: str) -> bool:
 
 
 def _suggests_an_error(word: str) -> bool:
-    """Whether a word of a metric's name, in lower case, is one of ``ERRORS`` or is run together with
-    a common one, as in ``errorrate`` and ``valmse``.
+    """Whether a word of a metric's name, in lower case, is one of ``ERRORS``, begins with
+    ``error``, such as ``errorrate``, or ends in one of ``ENDINGS_OF_ERRORS``, such as ``valmse``.
     """
     return word in ERRORS or word.startswith("error") or word.endswith(ENDINGS_OF_ERRORS)
 
@@ -221,14 +225,14 @@ def _without_split(name: str) -> str:
 
 
 def _entry_of(name: str) -> register.Entry | None:
-    """Return the metric that a name such as ``test/brier`` stands for and that a module which this
-    process has loaded has registered; None if there is none.
+    """Return the registered metric that a name such as ``test/brier`` stands for; None if no module
+    that this process has loaded has registered it.
     """
     return register.loaded("metric", _without_split(name))
 
 
 def _registered(entry: register.Entry) -> Metric:
-    """Return a registered metric, which ``entry`` describes."""
+    """Make the ``Metric`` of a registered metric from its entry in the registry."""
     return Metric(
         name=entry.name,
         unit=entry.about["unit"],
@@ -240,8 +244,8 @@ def _registered(entry: register.Entry) -> Metric:
 
 
 def decimals(name: str) -> int:
-    """Return the number of decimals with which a value of the metric that a name such as
-    ``test/top1`` stands for is shown; 4 for an unknown metric.
+    """Return the number of decimals with which a metric's values are shown, by a name such as
+    ``test/top1``; 4 for an unknown metric.
     """
     return metric_of(name).decimals
 

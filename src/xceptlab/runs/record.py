@@ -12,8 +12,9 @@ class Record:
 
     run_id: str
     status: Literal["finished", "diverged"]
-    """How the run ended. ``diverged``: the training loss was not finite at some step, where the
-    training ended, or the final evaluation was not finite; there are no metrics.
+    """How the run ended. ``diverged``: the training loss was not finite at some step, so that the
+    training ended with the next step that is logged, or the final evaluation was not finite. There
+    are no metrics then.
     """
     science: dict[str, Any]
     """The part of the configuration that can change a result, by dotted key such as ``train.lr``.
@@ -41,21 +42,21 @@ class Record:
     precision: str
     """Precision of the arithmetic, by Lightning's name such as ``bf16-mixed``."""
     data_fingerprint: str
-    """Hash of the labels and decoded images; of photographs, of up to 16 images of each split's
-    source.
+    """Hashes of the labels and decoded images, one for each distinct source of the splits, joined
+    by hyphens; of photographs, of all labels and up to 16 images of each source.
     """
     data_files: str = ""
-    """Layout of a known data set's files, and a digest of their names and sizes; empty for a data
-    set without files, and for a user's own photographs, which ``data.content`` in ``science``
-    identifies.
+    """Layout of a known data set's files, and a digest of their names and sizes. Empty for a data
+    set without files, where not all files were at hand, and for a user's own photographs, which
+    ``data.content`` in ``science`` identifies.
     """
     classes: list[str] = dataclasses.field(default_factory=list)
     """The names of the classes, by label; empty where the files do not say."""
     versions: dict[str, str]
     """Versions of Python, of this package and of the libraries that compute, by name."""
     git: dict[str, str | bool]
-    """``revision`` of the code, and whether the checkout is ``dirty``; empty where the code is no
-    checkout.
+    """``revision``, the commit of the code's git checkout, and whether tracked files differ from it
+    (``dirty``); empty where the code is in no checkout, or there is no git.
     """
     started: float
     """Unix time at which the run first started."""
@@ -66,7 +67,9 @@ class Record:
     versions.
     """
     validation_images: int = 0
-    """Number of images held out for validation; 0 also in records of older versions."""
+    """Number of validation images, whether they were held out of the training images or are a part
+    of their own; 0 also in records of older versions.
+    """
     majority_class: dict[str, float] = field(default_factory=dict)
     """The accuracy, in percent, of always answering with a split's most frequent class, by metric:
     test/top1, and val/top1 where there are images to validate on; empty in records of older
@@ -75,12 +78,12 @@ class Record:
     host: str = ""
     """Name of the machine of the first process; empty in records of older versions."""
     registrations: list[str] | None = None
-    """Digests of the registrations of studies that were made before the run began; None in records
-    of older versions.
+    """Digests of the studies' registrations that were made before the run began; None in records of
+    older versions.
     """
     arithmetic: str = ""
     """Properties of the device and its libraries that decide how sums are rounded, as text; empty
-    in records of older versions.
+    for devices other than CPUs and NVIDIA GPUs, and in records of older versions.
     """
     weights: str = ""
     """Source of the weights that the training started from (``model.weights``), in words; empty

@@ -62,13 +62,13 @@ class World:
     node_rank: int = 0
     """Number of this process's machine, from 0."""
     other_tasks: int = 0
-    """Number of tasks that srun has started, this one among them, where they are not the processes
-    of one run; else 0. They may train a seed each, so this is no error.
+    """Number of tasks that srun has started, this one among them, if there are several and they are
+    not the processes of one run; else 0. They may train a seed each, so this is no error.
     """
 
     @classmethod
     def join(cls, runtime: RuntimeConfig) -> "World":
-        """Find the place of this process among those of the run.
+        """Return the place of this process among those of the run.
 
         Where the environment has variables that describe other processes than those of the run,
         they are removed, so that no library reads them.
@@ -114,7 +114,10 @@ class World:
         local_rank: str,
         node_rank: str,
     ) -> "World":
-        """Read a process's place from variables of the environment, given by their names."""
+        """Return the place of this process, which ``starter`` has started, in a run of ``size``
+        processes. The other arguments are the names of the environment's variables that hold the
+        three numbers.
+        """
         return cls(
             starter=starter,
             size=size,
@@ -141,8 +144,8 @@ class World:
 
 
 def forget() -> None:
-    """Remove the ``VARIABLES`` by which a launcher or scheduler describes its processes from the
-    environment; neither this process nor those that it starts belong to them.
+    """Remove the variables named in ``VARIABLES`` from the environment, so that no library takes
+    this process, or one that it starts, for one of those of a launcher or scheduler.
     """
     for name in VARIABLES:
         os.environ.pop(name, None)
@@ -169,9 +172,11 @@ def _check_torchrun(runtime: RuntimeConfig) -> None:
     machines, as torchrun has started.
 
     Raises:
-        Refused: It is not. This is raised at once in the first process of a machine, and later in
-            the others: when one has ended, torchrun ends all of them, and only the first is to say
-            why.
+        Refused: The numbers differ. This is raised at once in the first process of a machine, and
+            ``EXPLANATION_SECONDS`` later in the others: when one has ended, torchrun ends all of
+            them, and only the first is to say why.
+        SystemExit: In one of the others: torchrun has ended it, by SIGTERM, while it waited. Its
+            exit code is ``BAD_INPUT``.
     """
     processes, per_machine = _number("WORLD_SIZE"), _number("LOCAL_WORLD_SIZE")
     machines = processes // max(1, per_machine)

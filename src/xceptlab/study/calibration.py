@@ -2,9 +2,9 @@
 
 Many studies of the same design are simulated and judged. Their differences are drawn from those
 that were seen, so that the truth is known: they are either shifted onto the margin, where both
-``supported`` and ``contradicted`` are false, or left where they are, where one of the two is right.
-They are judged by the tests that judge a study, with its seeds, its analyses and Holm's correction
-over its claims.
+``supported`` and ``contradicted`` are false, or left where they are, where one of the two is right
+unless that is on the margin, too. They are judged by the tests that judge a study, with its seeds,
+its analyses and Holm's correction over its claims.
 """
 
 import math
@@ -160,8 +160,8 @@ def calibrate(
 
 
 def _rates_of_claim(simulation: "_Simulation", i: int) -> ClaimRates:
-    """Simulate the rates of claim i for three kinds of differences: as they were seen, rounded to
-    whole images, and with runs that fail.
+    """Simulate how often claim i is judged wrongly, and rightly, for three kinds of differences: as
+    they were seen, rounded to whole images, and with runs that fail.
 
     A kind is left out where it does not apply or cannot be simulated.
     """
@@ -182,8 +182,12 @@ def _rates_of_claim(simulation: "_Simulation", i: int) -> ClaimRates:
 
 
 def _rates_with_failures(simulation: "_Simulation", i: int) -> list[Rates]:
-    """Simulate the rates of claim i where runs fail as often as was seen, if any did, and where one
-    of its two arms fails more often.
+    """Simulate how often claim i is judged wrongly, and rightly, where runs of its two arms fail.
+
+    Returns:
+        If any run failed, the rates where runs fail as often as was seen. Then the rates where one
+        arm fails more often, up to the 95% confidence bound of its share of failures: each rate is
+        the worst one over several shares of either arm.
     """
     observed = simulation.observed[i]
     a, b = observed.claim.sides
@@ -256,7 +260,9 @@ class _Simulation:
         differences: str,
         assumed: bool = False,
     ) -> Rates:
-        """Simulate how often claim i is judged wrongly, and rightly, in the worst of several cases.
+        """Simulate how often claim i is judged wrongly, and rightly. Of several cases each rate is
+        that of the case in which it is worst: the highest rate of a wrong verdict, and the lowest
+        one of the right verdict.
 
         Args:
             i: The claim's index.
@@ -336,8 +342,9 @@ class _Simulation:
     def _outcome(
         self, i: int, distribution: DifferenceDistribution, truth: float | None = None
     ) -> Integers:
-        """Simulate the outcomes (studies,) of claim i beside the other claims as they were seen:
-        ``SUPPORTED``, ``CONTRADICTED`` or, for neither, 0.
+        """Simulate the outcomes (studies,) of claim i: ``SUPPORTED``, ``CONTRADICTED`` or, for
+        neither, 0. It is judged together with the other claims, whose differences are drawn as they
+        were seen.
 
         The true difference is ``truth`` or, where that is None, the distribution's own.
         """

@@ -22,10 +22,11 @@ from xceptlab.study.images import FILES
 
 
 def check(expansion: Expansion, file: Path) -> None:
-    """Refuse a study whose comparison is not controlled, or whose claims cannot be judged.
+    """Refuse a study whose comparison is not controlled, whose claims cannot be judged, or whose
+    keys cannot be tuned as it says.
 
-    In a first look (``--seeds``), which has fewer seeds than the study, their number is not
-    checked.
+    In a first look, which has the study's first seeds only (``--seeds``), the number of seeds is
+    not checked.
 
     Args:
         expansion: The study.
@@ -45,8 +46,8 @@ def check(expansion: Expansion, file: Path) -> None:
 
 def _check_control(expansion: Expansion, file: Path) -> None:
     """Refuse an arm that differs from the baseline in keys that neither of the two declares, an arm
-    that declares ``model.width`` although ``model.match`` chooses it, and two arms that differ in
-    nothing that can change a result (docs/control.md).
+    other than the baseline that declares ``model.width`` although its ``model.match`` chooses the
+    width, and two arms that differ in nothing that can change a result (docs/control.md).
     """
     cells = expansion.study.cells()
     baseline = next(iter(cells))
@@ -131,9 +132,10 @@ def _always_the_same(name: str, classes: int) -> str:
 
 
 def _check_tuning(expansion: Expansion, file: Path) -> None:
-    """Refuse a tuned value that a configuration does not allow, two values that give the same run,
-    a metric to choose values by that one of the arms does not measure, and arms without validation
-    images, or with too few classes, to choose them by.
+    """Refuse a tuned value that is not allowed, and two trials, which are arms at a tuned value,
+    that are the same run. Refuse an arm that does not measure the metric ``tune.select``, has no
+    validation images, or has so few classes that the metric is the same for every network. A study
+    that tunes nothing passes.
     """
     tune = expansion.study.tune
     if tune is None:
@@ -157,8 +159,8 @@ def _check_tuning(expansion: Expansion, file: Path) -> None:
 
 
 def _check_scope(study: Study, file: Path) -> None:
-    """Refuse ``scope: images`` with seeds until decided, with a median, and with any metric but the
-    built-in ones of test images.
+    """Refuse ``scope: images`` where seeds are added until the claims are decided, for a claim on a
+    median, and for one in any metric but the built-in ones on the test split.
     """
     if study.scope != "images":
         return

@@ -18,10 +18,12 @@ from xceptlab.runs.record import Record
 from xceptlab.study.expansion import Expansion
 
 Records = Mapping[tuple[str, int], Record | None]
-"""The records of all runs of a study, by (trial, seed); None where a run has not finished."""
+"""The records of all runs of a study, by (trial, seed); None where a run has not finished. A trial
+is the name of an arm at one of the tuned values or, in a study that tunes nothing, of an arm.
+"""
 ArmRecords = NewType("ArmRecords", Records)
-"""The record of the run that stands for each arm at each seed, by (arm, seed); None where this run
-is not trained, has not finished or is not chosen yet.
+"""The record of the run by which each arm is judged at each seed, by (arm, seed); None where this
+run is not trained, has not finished or is not chosen yet.
 """
 
 
@@ -31,7 +33,9 @@ def done_records(records: Records) -> list[Record]:
 
 
 def chosen(expansion: Expansion, records: Records) -> dict[tuple[str, int], str]:
-    """Return the name of the trial that stands for each arm at each seed, by (arm, seed).
+    """Return the trial by whose run each arm is judged at each seed, by (arm, seed). A trial is the
+    name of an arm at one of the tuned values; the one with the best score in ``tune.select`` at
+    this seed is chosen. In a study that tunes nothing, an arm's only trial is the arm.
 
     An arm and seed are left out until all of the arm's trials have finished with this seed. The
     test split has no part in the choice, nor have other arms and seeds. A run that diverged is
@@ -51,10 +55,15 @@ def chosen(expansion: Expansion, records: Records) -> dict[tuple[str, int], str]
 
 
 def _best_trial(arm: str, seed: int, expansion: Expansion, records: Records) -> str | None:
-    """Return the name of the trial that stands for an arm at a seed: the one with the best score in
-    ``tune.select``, the first of equal ones; in a study that tunes nothing, the arm's only trial.
+    """Return the trial by whose run an arm is judged at a seed, which is the name of the arm at one
+    of the tuned values: the one with the best score in ``tune.select``, the first of equal ones. In
+    a study that tunes nothing it is the arm.
 
     None until all of the arm's trials have finished with this seed.
+
+    Raises:
+        Refused: Keys are tuned, and the record of a run that did not diverge has no score in
+            ``tune.select``.
     """
     tune = expansion.study.tune
     scores = {}
@@ -72,7 +81,8 @@ def arm_records(expansion: Expansion, records: Records) -> ArmRecords:
     or, where keys are tuned, of its run with the best score in ``tune.select`` at this seed.
 
     None until the arm's run, or each of its runs where keys are tuned, has finished with this seed,
-    and at seeds with which the arm is not trained because all its claims were settled before.
+    and at seeds with which the arm is not trained, since all claims on it were decided or given up
+    before.
 
     Raises:
         Refused: Keys are tuned, and the record of a run that did not diverge has no score in
@@ -85,12 +95,13 @@ def arm_records(expansion: Expansion, records: Records) -> ArmRecords:
 
 
 def arm_directories(expansion: Expansion, records: Records) -> dict[tuple[str, int], RunDirectory]:
-    """Return the directory of the run that stands for each arm at each seed, by (arm, seed),
+    """Return the directory of the run by which each arm is judged at each seed, by (arm, seed),
     whether it exists or not.
 
-    Where keys are tuned, that is the run of the chosen trial; an arm and seed are left out until
-    all of the arm's trials have finished with this seed. Seeds with which an arm is not trained,
-    because all its claims were settled before, are left out, too.
+    Where keys are tuned, that is the arm's run with the best score in ``tune.select`` at this seed;
+    an arm and seed are left out until all of the arm's runs with this seed have finished. Seeds
+    with which an arm is not trained, since all claims on it were decided or given up before, are
+    left out, too.
 
     Raises:
         Refused: Keys are tuned, and the record of a run that did not diverge has no score in
@@ -122,8 +133,9 @@ def directories_at(expansion: Expansion, number: int) -> dict[tuple[str, int], R
     """Return the directory of the run of every arm at one and the same tuned value, by (arm, seed),
     whether it exists or not.
 
-    Seeds with which an arm is not trained, because all its claims were settled before, are left
-    out. The study must tune keys; ``number`` is the value's index in its ``Tune.trial_values``.
+    Seeds with which an arm is not trained, since all claims on it were decided or given up before,
+    are left out. The study must tune keys; ``number`` is the value's index in its
+    ``Tune.trial_values``.
     """
     directories = expansion.directories()
     found = {}
@@ -134,8 +146,8 @@ def directories_at(expansion: Expansion, number: int) -> dict[tuple[str, int], R
 
 
 def _trials_at(expansion: Expansion, number: int) -> dict[str, str]:
-    """Return by arm the name of its trial at a tuned value, whose index in ``Tune.trial_values`` is
-    ``number``.
+    """Return, by arm, the name of its trial at a tuned value, such as ``residual@0.1``. The value's
+    index in ``Tune.trial_values`` is ``number``.
     """
     assert expansion.study.tune
     values = expansion.study.tune.trial_values[number]
@@ -152,8 +164,8 @@ def _arms_by_seed(expansion: Expansion) -> list[tuple[str, int]]:
 
 
 def _selection_score(record: Record, select: str) -> float:
-    """Return the value of a run that the choice maximises: its score in the metric ``select``,
-    negated where lower is better; minus infinity for a diverged run.
+    """Return a number that is larger for a better run: its score in the metric ``select``, such as
+    ``val/top1``, negated where lower is better; minus infinity for a run that diverged.
 
     Raises:
         Refused: The record has no such score.

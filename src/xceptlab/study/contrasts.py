@@ -27,7 +27,9 @@ def weights(claim: Claim, study: Study) -> tuple[dict[str, float], dict[str, flo
 
 
 def _side(side: int, effect: dict[str, list[Any]], study: Study) -> dict[str, float]:
-    """Return the weights, by arm, in one side of an effect: 0 for a, 1 for b."""
+    """Return the weights of the arms in one side of an effect, a for 0 or b for 1, as
+    ``{arm: weight}`` without arms of weight 0.
+    """
     found = {}
     for arm, levels in study.cells().items():
         weight = _weight(levels, side, effect, study.grid)
@@ -76,7 +78,7 @@ def _sign(level: Any, compared: list[Any]) -> int:
 
 
 def arms_of(claim: Claim, study: Study) -> list[str]:
-    """Return the arms that a claim compares, those of its first side first."""
+    """Return the names of the arms that a claim compares, those of its first side first."""
     a, b = weights(claim, study)
     return list(dict.fromkeys([*a, *b]))
 

@@ -154,8 +154,8 @@ class Study(Section):
         refuse_repeated(self.claims)
 
     def _check_seeds(self) -> None:
-        """Refuse a list of seeds that is empty, repeats one or has one out of range, and seeds
-        until decided without a claim to decide.
+        """Refuse a list of seeds that is empty, repeats one or has one outside of 0 to 2**63 - 1.
+        Refuse seeds that are added until the claims are decided in a study without claims.
         """
         if isinstance(self.seeds, Seeds):
             self._require("seeds", bool(self.claims), "a list in a study without claims to decide")
@@ -260,7 +260,9 @@ def _named_arms(declared: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _not_a_factor_message(key: str) -> str:
-    """Return the error's text for a key that an arm declares, but in which arms may not differ."""
+    """Return the error's text for a key that an arm declares, but in which arms may not differ,
+    since it cannot change a result or no run has it.
+    """
     if key in keys(RunConfig):
         return f"{key} cannot be a factor; only what can change a result can, such as {FACTORS[0]}"
     return str(unknown_run_key(key, FACTORS))

@@ -22,11 +22,11 @@ from xceptlab.study.score_differences import is_on_margin
 from xceptlab.study.statistics import MAX_PAIRS, POWER, ROUNDING, Array, Booleans
 
 MIN_PAIRS = 3
-"""The smallest number of pairs that any test judges."""
+"""The smallest number of pairs with which a claim is tested at all."""
 PLAUSIBLE = 0.8
-"""The level of the confidence interval that forecasts put around an observed mean. Beside the
-number of seeds, or the chance, that holds at the observed mean, they give the smallest and the
-largest that hold at means within the interval.
+"""The level of the confidence interval of the mean over which forecasts range: they give the number
+of seeds that are needed, or the chance to be decided, at the observed mean, and the smallest and
+the largest such value at means within the interval.
 """
 
 
@@ -66,8 +66,8 @@ class Estimand(ABC):
         """Return the level of each single analysis that gives all analyses of a sequential study
         ``level`` together.
 
-        With a list of seeds it is ``level`` itself. For a median it is 0 where no level of a single
-        analysis is low enough.
+        With a list of seeds it is ``level`` itself. For a median, whose p-values are discrete, it
+        is the largest one that gives ``level`` at most; 0 where none is low enough.
         """
         if self.boundary is None:
             return level
@@ -107,11 +107,12 @@ class Estimand(ABC):
 
     @abstractmethod
     def has_spread(self, differences: Array, tolerance: float) -> Booleans:
-        """Whether n differences have a range, largest minus smallest, above ``tolerance``, in the
-        metric's unit: (...) for differences (..., n). Always True for a test that needs no spread.
+        """Whether n differences (..., n) vary, (...): whether their range, largest minus smallest,
+        is above ``tolerance``, in the metric's unit. Always True for a median, whose test needs no
+        spread.
 
-        For unpaired arms it is whether the scores of either arm do, beyond the rounding of
-        32-bit scores, whatever the differences are.
+        For unpaired arms the differences do not matter. It is whether the range of at least one
+        arm's scores is above both ``tolerance`` and the rounding of 32-bit scores.
         """
 
     @abstractmethod

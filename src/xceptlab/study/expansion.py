@@ -20,17 +20,22 @@ UNMATCHED = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Expansion:
-    """A study with every arm's configuration resolved, at the number of seeds it has come to."""
+    """A study with every arm's configuration resolved and, where seeds are added until the claims
+    are decided, with the seeds of the analysis that it has come to.
+    """
 
     name: str
-    """Name of the study: that of its folder or file, with the configuration files and overrides of
-    the command line that make another study of it, such as ``residual+cifar10``.
+    """Name of the study: that of its folder or file, then the configuration files and overrides of
+    the command line that can change a result, and the number of seeds of a first look, such as
+    ``residual+cifar10+seeds3``.
     """
     study: Study
-    """The study as its file declares it; in a first look, with a list of its first seeds only."""
+    """The study as its file declares it; in a first look (``--seeds``), with a list of its first
+    seeds only.
+    """
     arms: dict[str, RunConfig]
-    """The configuration of each arm with the first seed, by the arm's name; the first one is the
-    baseline.
+    """The configuration of each arm with the study's first seed, by the arm's name; the first arm
+    is the baseline.
     """
     command: str = ""
     """The command that runs the study, as one would type it; empty where it is not known."""
@@ -77,7 +82,9 @@ class Expansion:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds of the study; where seeds are added, those of the analysis it has come to."""
+        """The seeds of the study; where seeds are added until the claims are decided, all that the
+        analysis it has come to uses.
+        """
         seeds = self.study.seeds
         if isinstance(seeds, Seeds):
             return list(range(seeds.analyses[self.interim_analysis]))
@@ -95,7 +102,9 @@ class Expansion:
         return {arm: n for arm, n in self.seeds_by_stopped_arm.items() if n < seeds}
 
     def seeds_of(self, arms: Iterable[str]) -> list[int]:
-        """Return the seeds with which all of these arms are trained."""
+        """Return those of the study's ``seeds`` with which all of these arms, given by name, are
+        trained.
+        """
         stopped = self.seeds_by_stopped_arm
         fewest = min((stopped[arm] for arm in arms if arm in stopped), default=len(self.seeds))
         return self.seeds[:fewest]
@@ -103,7 +112,7 @@ class Expansion:
     @functools.cached_property
     def trials(self) -> dict[str, Trial]:
         """What is trained with every seed, by name: the arms or, where keys are tuned, every arm at
-        each of the tuned values.
+        each of the tuned values, such as ``residual@0.1``.
 
         Raises:
             Refused: A tuned value is not allowed.
@@ -111,15 +120,20 @@ class Expansion:
         return trials(self.arms, self.study.tune)
 
     def trials_of(self, arm: str) -> dict[str, Trial]:
-        """Return one arm's trials by name: the arm at each of the tuned values, or just the arm."""
+        """Return the trials of an arm, which is given by name, by their own names: the arm at each
+        of the tuned values or, in a study that tunes nothing, just the arm.
+        """
         return {name: trial for name, trial in self.trials.items() if trial.arm == arm}
 
     def run(self, trial: str, seed: int) -> RunConfig:
-        """Return the configuration of a run, of the trial with this name and with this seed."""
+        """Return the configuration with which a trial is trained with a seed. ``trial`` is the name
+        of an arm, or of an arm at one of the tuned values.
+        """
         return dataclasses.replace(self.trials[trial].config, seed=seed)
 
     def runs(self) -> dict[tuple[str, int], RunConfig]:
-        """Return the configuration of every run by (trial, seed), seed by seed.
+        """Return the configuration of every run of the study by (trial, seed), seed by seed. An arm
+        that gets no more seeds has no runs with the later ones.
 
         In this order an unfinished study has about as many runs of every arm.
         """
@@ -173,13 +187,13 @@ class Expansion:
         return found
 
     def data(self) -> str:
-        """Return in words which part of the data set is which split, once for each data set of the
-        arms.
+        """Return in words what the data set is, and which part of it is which split. Where arms
+        differ in this, it is said of each, separated by semicolons.
         """
         return "; ".join(dict.fromkeys(config.data.splits() for config in self.arms.values()))
 
     def directory(self) -> Path:
-        """Return the folder of the study's registration and report."""
+        """Return the folder of the study's registration and report; it need not exist."""
         return Path(self.baseline.runtime.outputs) / "studies" / self.name
 
     def nothing_found(self) -> str:

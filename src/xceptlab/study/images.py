@@ -18,8 +18,9 @@ from xceptlab.study.definition import Study
 from xceptlab.study.statistics import Array, image_variance
 
 FILES = {f"test/{name}": metric.per_image_file for name, metric in METRICS.items()}
-"""The file in a run's directory with its values on the N test images (N,), by metric: 0 or 1 for an
-accuracy, nats for the loss.
+"""By built-in metric of the test split, such as ``test/top1``, the name of the file in a run's
+directory with the metric's values on the N test images (N,): 0 or 1 for an accuracy, nats for the
+loss.
 """
 
 ACCURACY_FILES = {metric.per_image_file for metric in METRICS.values() if metric.is_accuracy}
@@ -36,9 +37,10 @@ def by_image(
 ) -> dict[int, Array]:
     """Return a claim's difference a - b on every one of N test images, by seed: ``{seed: (N,)}``.
 
-    It is in the metric's unit, with accuracies in percent. A seed is left out where one of its runs
-    has not kept its values, or where they are of different numbers of images. Empty for any metric
-    but a built-in one of the test split, and where the test sets of different seeds differ in size.
+    It is a - b for the loss, too, in nats; for accuracies it is in percentage points. A seed is
+    left out where one of its runs has not kept its values, or where they are of different numbers
+    of images. Empty for any metric but a built-in one of the test split, and where the test sets of
+    different seeds differ in size.
 
     Args:
         claim: The claim.
@@ -68,7 +70,12 @@ def by_image(
 
 
 def _kept_values(files: Mapping[str, Path]) -> dict[str, Array]:
-    """Read the values by image (N,) of each arm whose run has kept them, from the files by arm."""
+    """Read files of a run's values by image, given by arm, and return the values (N,) by arm. An
+    arm whose file does not exist is left out.
+
+    Raises:
+        Refused: A file does not hold the values of a run's images.
+    """
     kept = {}
     for arm, file in files.items():
         values = _values(file)

@@ -164,8 +164,13 @@ def _run_analyses(
 
 
 def _waiting(draft: _Draft, estimand: Estimand, seeds: Sequence[int]) -> _Draft:
-    """Return the draft of a claim that waits for its next analysis, with these seeds: ``incomplete``
-    in place of inconclusive, since it is still open. Another draft is returned as it is.
+    """Return the draft of a claim that waits for its next analysis: one that is inconclusive and
+    not given up becomes ``incomplete``. Any other draft is returned as it is.
+
+    Args:
+        draft: The draft at the analysis that was made.
+        estimand: The claim's estimand.
+        seeds: The seeds of the next analysis.
     """
     verdict = draft.verdict
     if verdict.outcome != "inconclusive" or verdict.settled:
@@ -246,7 +251,8 @@ def _since_decided(
 
 
 def _test_alone(estimand: Estimand, scores: Scores, seeds: Sequence[int], alpha: float) -> _Draft:
-    """Test a claim regardless of the other claims, on the scores of these seeds.
+    """Test a claim regardless of the other claims, on the scores of these seeds, and return its
+    draft.
 
     It is tested if both sides have a score of every seed, the pairs are ``MIN_PAIRS`` or more, and
     their differences can be tested. The draft of a claim that is not has p-values of 1.

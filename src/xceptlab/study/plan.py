@@ -58,8 +58,9 @@ def expand(path: str, args: Sequence[Argument] = (), seeds: int | None = None) -
 
     Raises:
         Refused: There is no study, or it is not well formed; its arms are not controlled, or its
-            claims cannot be judged (``checks.check``); an argument is not allowed, or sets what the
-            study itself decides; ``seeds`` is below 1 or above the study's number; files of data or
+            claims cannot be judged (``checks.check``); an argument is not allowed, or an override
+            sets what the study itself decides; a network whose width is to be matched cannot be
+            built; ``seeds`` is below 1 or above the study's number; files of data or
             weights are missing or have changed; the study's directory belongs to another study; or
             seeds are added until the claims are decided, and a finished run lacks a score that this
             needs, or has one that is not finite or too large. The message is one line.
@@ -92,8 +93,8 @@ def expand(path: str, args: Sequence[Argument] = (), seeds: int | None = None) -
 
 
 def _refuse_overrides_of(study: Study, args: Sequence[Argument], file: Path) -> None:
-    """Refuse arguments that set the seed, a tuned key, or a key that an arm declares, and those
-    that ask for ``--print_config``.
+    """Refuse overrides of the seed, of a tuned key and of a key that an arm declares, and
+    ``--print_config``. A configuration file among the arguments may set these keys.
     """
     decided = {"seed"}
     if study.tune:
@@ -115,6 +116,10 @@ def _arms(study: Study, file: Path, given: Sequence[Layer]) -> dict[str, RunConf
 
     Later layers win: the study's base, the ``given`` ones of the command line, what the arm
     declares.
+
+    Raises:
+        Refused: A file of the base is not found or cannot be read, or a key or a value is not
+            allowed.
     """
     base = [file_layer(_find(name, file)) for name in study.base]
     base.append(layer({"extensions": study.extensions}, Origin.of_file(str(file))))
@@ -161,7 +166,8 @@ def _with_first_seeds(study: Study, n: int) -> Study:
 
 
 def _resolved(expansion: Expansion) -> dict[str, RunConfig]:
-    """Return the arms with the digests of their data and initial weights, on which run ids depend.
+    """Return the configurations by arm, with the digests of their data and initial weights, on
+    which run ids depend.
 
     Where the files of a user's own data set, or of weights, are not at hand, the digest is that of
     the configuration or else the registered one.

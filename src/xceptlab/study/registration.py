@@ -54,8 +54,8 @@ class Registration:
     tune: dict[str, Any] = field(default_factory=dict)
     """The fields of ``Tune``; empty where nothing is tuned."""
     digest: str = ""
-    """First 16 hex digits of the file's SHA-256, which every run names that began after it. Empty
-    before the file is written.
+    """First 16 hex digits of the file's SHA-256, noted in the directory of every run of the study
+    that had not begun at the registration. Empty where this was not read from a file.
     """
 
     @classmethod
@@ -86,8 +86,8 @@ class Registration:
         first run.
 
         Raises:
-            Refused: The file is no registration, or is that of another study: it has another
-                question, and no arm that equals one of this study.
+            Refused: The file is no registration, or is that of another study: the question in it is
+                another one, and no arm in it equals one of this study.
         """
         registered = cls.load_file(expansion.directory())
         if registered is None:
@@ -239,8 +239,9 @@ def _edits(
 
     Args:
         kind: ``claim`` or ``arm``.
-        before: The registered things: ``{name: {field: value}}``.
-        after: The things as they are today.
+        before: The registered things: ``{name: {field: value}}``. A field that the thing of this
+            name does not have today is not compared.
+        after: The things as they are today, in the same form.
     """
     edits = [f"{kind} {name} added" for name in after if name not in before]
     edits += [f"{kind} {name} removed" for name in before if name not in after]

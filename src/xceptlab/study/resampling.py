@@ -33,7 +33,9 @@ class Observed:
     seeds: tuple[int, ...]
     """The seed of each pair (n,); claims that share a seed are resampled together."""
     failed: Booleans
-    """Whether each side's run of each pair failed (2, n)."""
+    """Whether each side's run of each pair failed (2, n); False for an effect, whose sides are made
+    of several runs.
+    """
     failed_score: float = math.nan
     """The score of a failed run; NaN where that is not known."""
     points_per_image: float = 0.0
@@ -59,7 +61,7 @@ class Observed:
 
         Args:
             verdict: The verdict.
-            failed: The failed runs that it rests on, by (arm, seed).
+            failed: The failed runs that it rests on, each as (arm, seed).
             failed_score: The score of a failed run; NaN where that is not known.
             points_per_image: The percentage points by which one more correct image changes an
                 accuracy; 0 where that is not known.
@@ -228,8 +230,8 @@ class DifferenceDistribution:
 
     @property
     def right_verdict(self) -> Outcome:
-        """The verdict that is right for the true difference; ``inconclusive`` if it lies on a
-        margin, but for rounding.
+        """The verdict that is right for the true difference: ``inconclusive`` if this is equal to a
+        margin but for rounding, else ``supported`` or ``contradicted``.
         """
         if self.claim.kind == "equivalent":
             inside = self.claim.margin - abs(self.true_difference)

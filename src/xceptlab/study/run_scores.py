@@ -71,8 +71,9 @@ def _scores_of_arm(
 def _weighted(
     by_arm: Scores, weights: Mapping[str, float], seeds: Sequence[int]
 ) -> dict[int, float]:
-    """Return the weighted sum of the arms' scores by seed, for the seeds that all of these arms
-    have.
+    """Return the weighted sum of the arms' scores by seed, rounded to 9 decimals, for the seeds of
+    which all arms with a weight have a score. A single arm has weight 1, and its scores are
+    returned as they are.
     """
     complete = []
     for seed in seeds:
@@ -100,7 +101,9 @@ def score_of_divergence(claim: Claim, classes: int) -> float:
 
 
 def has_failed(record: Record, claims: Sequence[Claim]) -> bool:
-    """Whether a run diverged, or scored so badly that it has failed for one of the claims."""
+    """Whether a run diverged, or its score in the metric of one of the claims is worse than that
+    claim's ``failed``. A claim in whose metric the run has no score does not count.
+    """
     if record.status == "diverged":
         return True
     measured = [claim for claim in claims if claim.metric in record.metrics]

@@ -155,7 +155,7 @@ def _separator_hint(columns: Sequence[str]) -> str:
 
 def quoted_if_blank(name: str) -> str:
     """Return a name as a message shows it: in quotes if it is empty or has blanks at an end, which
-    nobody would see.
+    nobody would see, else as it is.
     """
     return name if name and name == name.strip() else repr(name)
 

@@ -31,8 +31,9 @@ class ScoreClaim(Claim):
     metric: str
     """Name of the metric that is compared, any that the scores have."""
     lower_is_better: bool | None = None
-    """Whether a lower score is the better one, so that the claim is about b - a; null decides by
-    whether the metric's name ends in loss, and is refused for other names of errors."""
+    """Whether a lower score is the better one, so that the claim is about b - a; null takes what a
+    registered metric of this name says, or else decides by whether the name ends in loss, and is
+    refused for other names of errors."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -61,11 +61,10 @@ def p_values(
 
 
 def shares(differences: Array, kind: Kind, margin: float) -> tuple[float, float]:
-    """Return the share (0 to 1) of differences (n,) that speak for a claim, and of those that speak
-    against it; for ``equivalent``, of those above the margin or below its negative, whichever are
-    more.
+    """Return the shares (0 to 1) of the differences (n,) that speak for a claim and against it.
 
-    Each share is that of k of n differences taken as (k + 0.5) / (n + 1), so that a few differences
+    Against ``equivalent`` speak those above the margin or those below its negative, whichever are
+    more. The share of k of n differences is taken as (k + 0.5) / (n + 1), so that a few differences
     that agree do not count as all.
     """
 

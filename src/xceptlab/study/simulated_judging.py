@@ -46,7 +46,8 @@ def decided(p: Array, alpha: float) -> tuple[Integers, Integers]:
     claims: a verdict is that of the first analysis that supports or contradicts the claim.
 
     This is the rule of ``judging.judge``, and of its ``_outcome``, for many studies at once, but
-    for ``futility``: no claim is given up here. A test keeps them equal without it.
+    for ``futility``: no claim is given up here. A test checks that both rules agree in studies
+    that give no claim up.
 
     Args:
         p: The p-values (analyses, studies, claims, 2) of every claim and of its opposite, before

@@ -214,7 +214,8 @@ def pairs_needed(
     level: float,
 ) -> int:
     """Return the smallest number of pairs, 2 or more, with which one or two one-sided t-tests all
-    reject with a chance of ``POWER``; ``MAX_PAIRS`` where fewer do not suffice.
+    reject with a chance of ``POWER``; ``MAX_PAIRS`` where fewer do not suffice. The chance of two
+    tests is the lower bound that ``joint_power`` gives.
 
     Args:
         distances: The distance (> 0) of the true mean from each test's limit: two to show a claim

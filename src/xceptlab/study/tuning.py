@@ -99,11 +99,12 @@ class Tune(Section):
 
     @functools.cached_property
     def trial_values(self) -> list[dict[str, Any]]:
-        """The values that are tried, each as ``{key: value}``.
+        """The values at which every arm is trained, each as ``{key: value}`` of all tuned keys: all
+        combinations of the listed values, or ``trials`` points from the ranges.
 
         Values from ranges are Halton's points, which fill a range more evenly than random ones.
-        They depend on nothing but their index, so that more trials keep the runs of fewer. They are
-        rounded to 3 digits.
+        They depend on nothing but the ranges and their index, so that more trials keep the runs of
+        fewer. They are rounded to 3 digits.
         """
         if not self.trials:
             crossed = itertools.product(*self.keys.values())

@@ -15,9 +15,9 @@ APART = 2.0
 
 
 def tuning_warnings(expansion: Expansion, records: Records) -> list[str]:
-    """Return warnings, a sentence each, of arms whose best value lies at the edge of those that
-    were tried, and of arms whose two best values the validation images cannot tell apart; none in a
-    study that tunes nothing.
+    """Return warnings, a sentence each, of arms of which, in more than half of the seeds, the best
+    value lies at the edge of those that were tried, or the validation images cannot tell the two
+    best values apart. There are none in a study that tunes nothing.
 
     Raises:
         Refused: The record of a run that did not diverge has no score in ``tune.select``.
@@ -57,8 +57,8 @@ def _edge_values(tried: list[Any]) -> list[Any]:
     """Return the values of a key beyond which a better one may lie: the smallest and the largest of
     those that were tried.
 
-    Empty for names, which have no order, and for a single value. 0 is left out, since no tuned key
-    can be negative.
+    Empty where not all values are numbers, as names have no order, and for a single value. 0 is
+    left out, since no tuned key can be negative.
     """
     if not all(map(_is_number, tried)) or len(set(tried)) < 2:
         return []
@@ -115,13 +115,13 @@ def _best_two(
     """Return the best and the second best validation accuracy, in percent, among an arm's tuned
     values at a seed, and the number of validation images.
 
-    None where fewer than two of its runs have finished without diverging, or where the number of
-    images is not known.
+    None where fewer than two of its runs have finished with such an accuracy, as runs that diverge
+    do not, or where the number of images is not known.
     """
     assert expansion.study.tune
     select = expansion.study.tune.select
     tried = [records.get((name, seed)) for name in expansion.trials_of(arm)]
-    finished = [record for record in tried if record and record.status == "finished"]
+    finished = [record for record in tried if record and select in record.metrics]
     if len(finished) < 2:
         return None
     images = finished[0].validation_images or expansion.arms[arm].data.images()[1]

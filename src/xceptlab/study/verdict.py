@@ -33,10 +33,10 @@ class Verdict:
     """
     low: float
     """The lower end of the confidence interval that belongs to the claim's tests; NaN with fewer
-    than 2 pairs and where ``image_variance`` is NaN, -inf where too few pairs bound no median."""
+    than 2 pairs and where ``image_variance`` is NaN, -inf with too few pairs to bound a median."""
     high: float
     """The upper end of the confidence interval that belongs to the claim's tests; NaN with fewer
-    than 2 pairs and where ``image_variance`` is NaN, inf where too few pairs bound no median."""
+    than 2 pairs and where ``image_variance`` is NaN, inf with too few pairs to bound a median."""
     level: float
     """The interval's level, 1 - 2 alpha."""
     n: int

@@ -20,9 +20,9 @@ from xceptlab.text import counted
 
 
 def of_fractions(verdict: Verdict) -> tuple[str, ...]:
-    """Return a warning if all scores of both sides are from 0 to 1 though the metric is in percent,
-    so that they may be fractions; else empty. It is for another tool's scores: those of runs are
-    always in percent.
+    """Return a warning, in a tuple of one, if all scores of both sides are from 0 to 1 though the
+    metric is in percent, so that they may be fractions; else empty. It is for another tool's
+    scores: those of runs are always in percent.
     """
     values = [*verdict.scores[0].values(), *verdict.scores[1].values()]
     is_percent = verdict.claim.measure.in_percent
@@ -34,10 +34,10 @@ def of_fractions(verdict: Verdict) -> tuple[str, ...]:
 
 
 def of_margin(verdict: Verdict) -> tuple[str, ...]:
-    """Return a warning of a margin that may be in another unit than the scores, such as percent,
-    since it is at least as large as their whole range, which is above 0.
+    """Return a warning, in a tuple of one, if the margin is at least as large as the whole range of
+    the scores: it may be in another unit than they are, such as percent. Else empty.
 
-    Empty where it is smaller, where the metric's unit is known, and for an interaction.
+    Empty also where the metric's unit is known, where all scores are equal, and for an interaction.
     """
     claim = verdict.claim
     # The scores of an interaction are differences, which may well be as small.
@@ -145,7 +145,9 @@ def with_warnings(verdict: Verdict, expansion: Expansion, records: ArmRecords) -
 
 
 def _of_diverged_runs(verdict: Verdict, expansion: Expansion, records: ArmRecords) -> list[str]:
-    """Return a sentence for each arm of which runs diverged: how many, and what they count as."""
+    """Return a sentence for each arm of the claim of which runs diverged, at the seeds of the
+    verdict's pairs: how many, and the score that each counts as.
+    """
     sentences = []
     for arm in arms_of(verdict.claim, expansion.study):
         of_seeds = [records[arm, seed] for seed in verdict.differences]
@@ -234,7 +236,9 @@ class _Accuracy:
 
     @classmethod
     def of(cls, arm: str, split: str, expansion: Expansion, records: ArmRecords) -> "_Accuracy":
-        """Return the accuracy of an arm from its runs that have a record."""
+        """Return the accuracy of an arm, given by name, on the images of a split (``val`` or
+        ``test``), from its runs that have a record.
+        """
         metric = f"{split}/{ACCURACY}"
         of_all_seeds = [records[arm, seed] for seed in expansion.seeds]
         done = [record for record in of_all_seeds if record]
@@ -274,8 +278,8 @@ class _Accuracy:
 
 
 def images_of_split(split: str, records: Sequence[Record]) -> int:
-    """Return the number of images of a split, ``val`` or the test split, from the records of runs;
-    0 where no record tells it.
+    """Return the number of images of a split, ``val`` or the test split, from the records of runs:
+    the largest that any of them has; 0 where none tells it.
     """
     if split == "val":
         return max((record.validation_images for record in records), default=0)

@@ -152,8 +152,8 @@ def _against_the_margin(verdict: Verdict) -> str:
 
 
 def pairing_and_power(verdict: Verdict, estimand: Estimand, nominal_level: float) -> str:
-    """Return sentences on what the pairing gained, and on the effect that so many pairs would have
-    found with 80% power; empty where nothing was tested.
+    """Return sentences on what the pairing gained, if that can be told, and on the effect that so
+    many pairs would have found with 80% power; empty where nothing was tested.
 
     ``nominal_level`` is the level at which a single analysis tests the claim.
     """

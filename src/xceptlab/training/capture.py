@@ -134,8 +134,9 @@ class Captured:
 
     Args:
         forward: Computes the outputs of a batch.
-        network: The network that ``forward`` calls. Once its parameters or buffers lie at other
-            places in memory than when they were captured, no graph is used any more.
+        network: The network that ``forward`` calls. Once a parameter or buffer lies at another
+            place in memory than at the last capture, or was frozen or unfrozen since, no graph is
+            used any more.
         record: Captures the work as a graph.
     """
 
@@ -355,7 +356,9 @@ def _tensors(batch: Batch) -> dict[str, Tensor]:
 
 
 def _slots(network: nn.Module) -> list[Slot]:
-    """Return the slots of a network's parameters and buffers."""
+    """Return the slots in which the modules of a network keep parameters and buffers, also the
+    empty ones.
+    """
     slots: list[Slot] = []
     for module in network.modules():
         slots += [(module._parameters, name) for name in module._parameters]  # type: ignore[misc]
@@ -364,8 +367,8 @@ def _slots(network: nn.Module) -> list[Slot]:
 
 
 def _places(slots: list[Slot]) -> list[Place]:
-    """Return what lies in some slots of a network. Each batch waits for it, for less than 0.1 ms in
-    Xception.
+    """Return the place of what each of these slots of a network holds, in their order. It is called
+    before each batch, and takes less than 0.1 ms for all slots of Xception.
     """
     tensors = [tensors.get(name) for tensors, name in slots]
     return [None if x is None else (x.data_ptr(), x.requires_grad) for x in tensors]

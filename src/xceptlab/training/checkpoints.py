@@ -76,9 +76,11 @@ def oldest_first(directory: Path) -> list[Path]:
 
 
 def newest(directory: Path) -> Path | None:
-    """Find the newest checkpoint in a folder that is whole; returns None where there is none.
+    """Return the newest whole checkpoint in a folder: the newest one whose bytes have the checksum
+    in its name; None where there is none.
 
-    A corrupt one is reported and renamed, so that it is not tried again.
+    The user is told of a newer one that is corrupt, and it is renamed, so that it is not tried
+    again.
     """
     for path in reversed(oldest_first(directory)):
         try:
@@ -112,7 +114,8 @@ class Checkpoints(Checkpoint):
     Args:
         directory: The folder for the checkpoints.
         steps: A checkpoint is written every so many optimizer steps; with 0 only the minutes count.
-        minutes: A checkpoint is written at the first step that ends this long after the last one.
+        minutes: A checkpoint is written at the first step that ends so many minutes after the last
+            checkpoint.
         stop_signals: The signals that ask the run to stop.
     """
 

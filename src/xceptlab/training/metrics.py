@@ -49,7 +49,7 @@ SHARE_ROUNDING = 0.01
 """How far the magnitude of a share may exceed 1 by rounding, as sums of 16-bit probabilities do."""
 
 ACCURACIES = tuple(name for name, metric in METRICS.items() if metric.is_accuracy)
-"""Names of the metrics whose value for an image is 0 or 1."""
+"""Names of the built-in metrics whose value for an image is 0 or 1."""
 
 
 def per_image(name: str, logits: Tensor, labels: Tensor) -> Tensor:

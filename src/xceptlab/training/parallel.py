@@ -38,7 +38,11 @@ class Processes(ClusterEnvironment):
 
     @property
     def main_address(self) -> str:
-        """The address of the first process."""
+        """The address at which the other processes reach the first one.
+
+        It is 127.0.0.1 where this process starts the others, and where srun started all of them on
+        one node. Else it is MASTER_ADDR or, where srun gives none, the first node of SLURM's step.
+        """
         one_node = self.world.starter == "srun" and os.environ["SLURM_STEP_NUM_NODES"] == "1"
         if one_node or not self.creates_processes_externally:
             return "127.0.0.1"

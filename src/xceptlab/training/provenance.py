@@ -66,7 +66,7 @@ def versions() -> dict[str, str]:
 @functools.cache
 def git_state() -> dict[str, Any]:
     """Return as ``revision`` the commit of this code's git checkout, and as ``dirty`` whether
-    tracked files differ from it; empty where the code is not in a checkout, or there is no git.
+    tracked files differ from it; empty where no checkout tracks the code, or there is no git.
 
     Later calls in a process return what the first one did.
     """

@@ -63,7 +63,7 @@ def refuse_lost_state(
 
 
 def _with(network: nn.Module, state: State) -> nn.Module:
-    """Return a network with weights loaded into it, laid out in memory as in a run."""
+    """Load weights into a network, and return it with channels last in memory, as in a run."""
     network.load_state_dict(state)
     return channels_last(network)
 

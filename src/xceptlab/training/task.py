@@ -82,8 +82,9 @@ class Task(pl.LightningModule):
             )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout by (seed, batch, rank) only, so that an interrupted run continues with the
-        same draws.
+        """Seed the device's random generator, from which dropout draws, by nothing but the run's
+        seed, the number of the batch in the training and the process's rank. So an interrupted run
+        continues with the same draws.
         """
         number = (
             self.current_epoch * self.steps_per_epoch * self.config.train.accumulate + batch_idx

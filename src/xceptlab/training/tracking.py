@@ -37,11 +37,11 @@ class Curves(pl.Callback):
     """Callback that logs the training every ``every`` optimizer steps and at the end of each epoch,
     and logs each evaluation.
 
-    ``step`` counts completed optimizer steps, ``epoch`` completed epochs, in fractions. ``train/``
-    values are those of the step's global batch. ``images_per_second`` and ``seconds`` are of the
-    training since the last line, on all devices and without evaluations. ``replaced``, only where
-    it is not 0, counts the images since the last line that could not be decoded
-    (``data.on_corrupt``).
+    In a line of the log ``step`` counts completed optimizer steps, ``epoch`` completed epochs, in
+    fractions. ``train/`` values are those of the step's global batch. ``images_per_second`` and
+    ``seconds`` are of the training since the last line, on all devices and without evaluations.
+    ``replaced``, only where it is not 0, counts the images since the last line that could not be
+    decoded (``data.on_corrupt``).
 
     Args:
         every: Number of optimizer steps between two lines of the log.
@@ -315,8 +315,8 @@ def _rate_of_last_step(trainer: pl.Trainer) -> float:
 
 
 def loggers(config: RunConfig, directory: RunDirectory, *, step: int, first: bool) -> list[Logger]:
-    """Build the run's loggers: the local one and, in the run's first process, those of W&B and
-    TensorBoard where they are configured.
+    """Build the run's loggers: that of ``metrics.jsonl`` and, in the run's first process, those of
+    W&B and TensorBoard where they are configured.
 
     Args:
         config: The run.

@@ -82,7 +82,8 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
     Raises:
         Refused: The configuration does not fit the data, the devices or what is installed, the
             weights to start from cannot be used, the run was trained on other data than there are
-            now, or a user's own component raises an error or gives something that is not allowed.
+            now, a file in its directory is damaged, or a user's own component raises an error or
+            gives something that is not allowed.
         Busy: Another process is training this run.
         Interrupted: A signal asked to stop; the same call continues.
         KeyboardInterrupt: The user pressed Ctrl-C; the same call continues.
@@ -131,10 +132,11 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
 def _refuse_record_of_other_data(
     config: RunConfig, directory: RunDirectory, record: Record
 ) -> None:
-    """Check that a finished run was trained on the data that there are now.
+    """Check that a run that is done was trained on the data that there are now. It passes where the
+    data are not at hand.
 
     Raises:
-        Refused: They are other data.
+        Refused: They are other data, or cannot be read.
     """
     difference = identity.changed(config.data, record)
     if difference:
@@ -167,8 +169,9 @@ def _train(
         stop_signals: The signals that ask the run to stop.
 
     Raises:
-        Refused: The run began with other data, a logger or a callback cannot be used, or the
-            network keeps state that its weights do not hold.
+        Refused: The run began with other data, a file in its directory is damaged, a logger or a
+            registered component cannot be used, or the network keeps state that its weights do not
+            hold.
         Interrupted, KeyboardInterrupt, SystemExit: A signal asked the run to stop.
         OSError: A file cannot be read or written.
     """
@@ -227,8 +230,8 @@ def _refuse_to_continue_on_other_data(
         config: The run.
         directory: The run's directory.
         began_with: The data when the run began: as ``fingerprint`` a hash of their labels and
-            decoded images, and as ``files`` a digest of the files' names and sizes, empty where
-            there is none.
+            decoded images (of photographs, of a few images only), and as ``files`` a digest of the
+            files' names and sizes, empty where there is none.
         files: The same of the data that there are now.
 
     Raises:
@@ -249,7 +252,8 @@ def _fit_and_test(
     trainer: pl.Trainer,
     stop_signals: StopSignals,
 ) -> dict[str, float] | None:
-    """Train from a checkpoint to the last epoch, then evaluate.
+    """Train a run to its end, from a checkpoint where there is one, then evaluate it on the test
+    split.
 
     Args:
         task: The network and how it is trained.
@@ -263,8 +267,11 @@ def _fit_and_test(
         The final metrics by name, all of them finite; None if the run diverged.
 
     Raises:
-        Refused: Lightning says that a registered callback cannot work in this run.
+        Refused: Lightning says that a registered callback cannot work in this run, another
+            registered component cannot be used, or the checkpoint or the log is damaged.
+        MisconfigurationException: Lightning cannot train a run that has no registered callbacks.
         Interrupted, KeyboardInterrupt, SystemExit: A signal asked the run to stop.
+        OSError: A file cannot be read or written.
     """
     try:
         with lightning.keyboard_interrupt():
@@ -331,8 +338,9 @@ def _record(
         started: Unix time at which this process took the run up; the log may begin earlier.
         parameters: Number of the network's trainable parameters.
         macs: Multiply-accumulates of one image's forward pass.
-        files: The data: as ``fingerprint`` a hash of their labels and decoded images, and as
-            ``files`` a digest of the files' names and sizes, empty where there is none.
+        files: The data: as ``fingerprint`` a hash of their labels and decoded images (of
+            photographs, of a few images only), and as ``files`` a digest of the files' names and
+            sizes, empty where there is none.
         classes: Names of the classes by label; empty where they are not known.
         registrations: Digests of the studies' registrations that stood before the run began.
         weights: Source of the weights that the run started from; empty for drawn ones.
@@ -379,6 +387,7 @@ def _keep_evaluated(
     Raises:
         Refused: The network keeps state that the weights do not hold. The checkpoints lack it, too,
             and are removed, so that no second attempt continues from them.
+        OSError: A file cannot be written.
     """
     try:
         saved_weights.refuse_lost_state(task.config, network, task.first_test_images, trainer)
@@ -548,8 +557,9 @@ def make_trainer(
         quiet: Without a progress bar, print no line after each epoch.
 
     Raises:
-        Refused: The accelerator or the devices are not there, this version of Lightning does not
-            fit, or what a user's function gives is no callback that may be used.
+        Refused: The accelerator or the devices are not there, the precision is not to be had on
+            them, this version of Lightning does not fit, or a registered callback is missing or
+            cannot be used.
     """
     train, runtime = config.train, config.runtime
     folder = directory.path / "checkpoints"

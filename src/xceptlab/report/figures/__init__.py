@@ -1,5 +1,5 @@
-"""The figures of a report. Each is one Altair chart: drawn by Vega-Lite in the page, and as SVG
-beside report.md.
+"""The figures of a report. Each is an Altair chart, which Vega-Lite draws in the page. The learning
+curves and the claims' intervals are drawn as SVG files, too, for report.md.
 
 - ``claims``: a claim's interval, its differences by seed, and the pairs of scores behind them
 - ``curves``: the learning curves of all arms

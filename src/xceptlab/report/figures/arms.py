@@ -28,8 +28,11 @@ Cost = Literal["parameters", "macs"]
 
 
 def costs_chart(arms: Sequence[ArmRow], metric: str, cost: Cost) -> Chart:
-    """Draw the mean of a metric against parameters or multiply-accumulates, a point for each arm
-    whose mean and cost are known; its bar reaches one standard deviation over seeds to either side.
+    """Draw the arms' mean scores in a metric against parameters or multiply-accumulates: a point
+    for each arm whose mean and cost are known, with a bar of one standard deviation over seeds to
+    either side if that is known.
+
+    ``metric`` is the study's main one, in which the rows in ``arms`` have their means.
     """
     rows = _cost_rows(arms, cost)
     title = {"parameters": "parameters", "macs": "MACs"}[cost]
@@ -57,7 +60,10 @@ def costs_chart(arms: Sequence[ArmRow], metric: str, cost: Cost) -> Chart:
 
 
 def _cost_rows(arms: Sequence[ArmRow], cost: Cost) -> list[dict[str, Any]]:
-    """Return a row of the chart's data for each arm whose cost and mean are known."""
+    """Return a row of the chart's data for each arm whose cost and mean are known: its name, its
+    cost, its mean, the ends of its bar, and its colour and shape. The bar has no length where the
+    standard deviation is not known.
+    """
     rows = []
     for i, arm in enumerate(arms):
         spent = getattr(arm, cost)

@@ -38,9 +38,11 @@ class Extent:
     high: float
     """Upper end of the axis."""
     holds_from: float
-    """Smallest difference for which the claim holds."""
+    """Lower end of the region in which the claim holds, which is a margin of the claim."""
     holds_to: float
-    """Largest difference for which the claim holds, or the end of the axis."""
+    """Upper end of the region in which the claim holds: the upper margin, or the end of the axis
+    for a claim of ``superior``, which has a single margin.
+    """
 
     @classmethod
     def of(cls, verdict: Verdict) -> "Extent":
@@ -62,7 +64,9 @@ class Extent:
         )
 
     def interval(self, verdict: Verdict) -> tuple[float, float]:
-        """Return the ends of the verdict's interval, cut where it leaves the axis."""
+        """Return the lower and the upper end of the verdict's interval, which must be known, cut
+        where it leaves the axis.
+        """
         return max(verdict.low, self.low), min(verdict.high, self.high)
 
     def alignment(self, value: float) -> Literal["left", "center", "right"]:
@@ -76,14 +80,15 @@ class Extent:
 
 
 def effect_size(verdict: Verdict) -> str:
-    """Return a verdict's estimate with its unit, such as ``+6.60 points``."""
+    """Return the estimate of a verdict that has pairs, with its unit, such as ``+6.60 points``."""
     claim = verdict.claim
     estimate = format(verdict.estimate, difference_format(claim.decimals))
     return f"{estimate} {claim.measure.unit_of_difference}".rstrip()
 
 
 def verdict_chart(verdict: Verdict) -> Chart:
-    """Draw a claim's estimate with its interval above each seed's difference, along one axis. The
+    """Draw two rows along one axis of differences: in the upper one a claim's estimate with its
+    interval, as far as they are known, and in the lower one each seed's difference as a point. The
     region in which the claim holds is shaded, and a dashed line is at each of its margins.
     """
     extent = Extent.of(verdict)
@@ -110,7 +115,7 @@ def verdict_chart(verdict: Verdict) -> Chart:
 
 def differences_chart(verdict: Verdict) -> Chart:
     """Draw the difference of each seed as a point, over a band for the interval of their mean or
-    median; the region in which the claim holds is shaded.
+    median if it is known. The region in which the claim holds is shaded.
     """
     extent = Extent.of(verdict)
     x = alt.X("seed:O").title("seed").axis(labelAngle=0, labelOverlap=True)
@@ -213,9 +218,9 @@ def _interval_text(verdict: Verdict) -> dict[str, str]:
 
 
 def _title_of_differences(verdict: Verdict) -> list[str]:
-    """Return the lines of the title of an axis of differences: what is subtracted from what, in
-    which metric and unit, and what a positive difference means; for an interaction, in place of the
-    last, which gain is compared between its two sides.
+    """Return the lines of the title of an axis of differences: which side is subtracted from which,
+    in which metric and unit, and which side is better above 0. For an interaction the gain that is
+    compared between the two sides stands in place of the last.
     """
     claim = verdict.claim
     a, b = _short_sides(claim)
@@ -238,7 +243,8 @@ def _title_of_differences(verdict: Verdict) -> list[str]:
 
 def _margin_layers(verdict: Verdict, extent: Extent, differences: alt.X | alt.Y) -> list[Any]:
     """Return the layers that lie under a claim's differences: the region where it holds, a line at
-    0, and its margins. ``differences`` is the axis of the differences.
+    0, and its margins. ``differences`` is the x or the y channel of the differences, which takes
+    them from the field ``value``.
     """
     end = alt.X2("end:Q") if isinstance(differences, alt.X) else alt.Y2("end:Q")
     margin_rows = [{"value": margin} for margin in verdict.claim.margins]
@@ -255,7 +261,9 @@ def _margin_layers(verdict: Verdict, extent: Extent, differences: alt.X | alt.Y)
 
 
 def _label_of_region(extent: Extent, x: alt.X) -> alt.Chart:
-    """Return a layer with the words "claim holds" above the region where it does."""
+    """Return a layer with the words "claim holds" above the picture, over the middle of the region
+    where it does or, if that is close to an edge of the picture, at this edge.
+    """
     middle = (extent.holds_from + extent.holds_to) / 2
     alignment = extent.alignment(middle)
     value = {"left": extent.low, "center": middle, "right": extent.high}[alignment]
@@ -277,7 +285,9 @@ def _seeds_in_a_row(verdict: Verdict, x: alt.X, y: alt.Y) -> alt.Chart:
 
 
 def _interval_bar(verdict: Verdict, extent: Extent, row: str, x: alt.X, y: alt.Y) -> alt.Chart:
-    """Return a layer with the interval as a bar in the row of this name."""
+    """Return a layer with the interval as a bar in the row named ``row``, cut where it leaves the
+    axis.
+    """
     start, end = extent.interval(verdict)
     interval = {"row": row, "value": start, "end": end}
     return (
@@ -290,7 +300,9 @@ def _interval_bar(verdict: Verdict, extent: Extent, row: str, x: alt.X, y: alt.Y
 def _estimate_layers(
     verdict: Verdict, extent: Extent, row: str, x: alt.X, y: alt.Y
 ) -> list[alt.Chart]:
-    """Return layers with the estimate as a tick in the row of this name, and as a number below it."""
+    """Return layers with the estimate as a tick in the row named ``row``, and as a number below
+    it.
+    """
     text = format(verdict.estimate, difference_format(verdict.claim.decimals))
     estimate = {"row": row, "value": verdict.estimate, "text": text}
     tick = chart_of(estimate).mark_tick(size=22, thickness=3.5, color=TONES[verdict.outcome])

@@ -45,8 +45,8 @@ def curves_chart(summary: Summary, legend: alt.Legend | None = None) -> Chart:
 
     Args:
         summary: What the report shows, with the learning curves of every arm.
-        legend: The legend; None for the page, whose own legend finds room on a phone, and sets the
-            chart's parameter ``hidden``, a list of the arms that are not drawn.
+        legend: The legend; None to draw none, as for the page. The page has a legend of its own,
+            which sets the chart's parameter ``hidden``, a list of the arms that are not drawn.
     """
     curves = {}
     labels = {}
@@ -112,6 +112,10 @@ def _choices() -> list[alt.Parameter]:
 def _rules(text_rows: list[dict[str, Any]], x: alt.X) -> alt.Chart:
     """Return a layer of vertical rules at the epochs; only the one next to the pointer is shown,
     and tells the values there.
+
+    Args:
+        text_rows: A row for each epoch, ``epoch``, with the texts to be told there, ``texts``.
+        x: The channel of the epochs' places on their axis.
     """
     near = alt.selection_point(
         name="near",
@@ -149,7 +153,9 @@ def _epochs_unfolded(rows: list[dict[str, Any]], *columns: str) -> alt.Chart:
 
 
 def _mean_row(arm: str, label: str, curve: Curve) -> dict[str, Any]:
-    """Return a row of the chart's data with an arm's mean and band, each a list over epochs."""
+    """Return a row of the chart's data with an arm's name, the label of its curve, and lists over
+    epochs: ``epoch``, ``mean``, and the ends of the band, ``low`` and ``high``.
+    """
     mean, deviation = band(curve)
     return {
         "arm": arm,
@@ -179,8 +185,13 @@ def _run_rows(arm: str, label: str, curve: Curve) -> list[dict[str, Any]]:
 
 
 def _text_rows(curves: dict[str, Curve], labels: dict[str, str]) -> list[dict[str, Any]]:
-    """Return a row of the chart's data for each epoch, with the texts of every arm's mean and
-    standard deviation there, by the arm's label.
+    """Return a row of the chart's data for each epoch at which an arm has a finite mean. It has the
+    number ``epoch``, and ``texts``: the epoch as text, and by the arm's label the mean and standard
+    deviation of each arm there.
+
+    Args:
+        curves: Learning curves by arm.
+        labels: The label of each arm in the figure, by arm.
     """
     texts: dict[float, dict[str, str]] = {}
     for arm, curve in curves.items():

@@ -16,7 +16,9 @@ dark red in place of its yellow, which is pale on white.
 """
 
 GREY = COLOURS[6]
-"""Colour of whatever is no arm of the study, such as the sides of a claim on an effect."""
+"""Colour of whatever is no arm of the study, such as the sides of a claim on an effect; in a study
+of 7 arms or more it is also an arm's.
+"""
 
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 2, 2, 2))
 """Dash patterns of the arms' lines, as lengths of dash and gap: solid for the first arms, which
@@ -93,13 +95,15 @@ def metric_axis(metric: str) -> str:
 
 
 def score_format(decimals: int) -> str:
-    """Return the format of scores with so many decimals, in the notation that d3 and Python share."""
+    """Return the format of scores with so many decimals, such as ``.2f``, in the notation that d3
+    and Python share.
+    """
     return f".{decimals}f"
 
 
 def difference_format(decimals: int) -> str:
-    """Return the format of differences with so many decimals, which have a sign, in the notation
-    that d3 and Python share.
+    """Return the format of differences, always with a sign and with so many decimals, such as
+    ``+.2f``, in the notation that d3 and Python share.
     """
     return f"+.{decimals}f"
 
