@@ -167,7 +167,7 @@ def test_a_tilde_in_a_configuration_is_the_users_home(monkeypatch, tmp_path):
         ["describe", "~/mine.yaml"],
         ["describe", "--compare", "~/mine.yaml", "~/mine.yaml"],
     ):
-        assert cli.main([*command, "--depth=0"]) == 0
+        assert cli.main(command) == 0
     (tmp_path / "study.yaml").write_text(
         "question: Is it?\nbase: [~/mine.yaml]\narms: {a: {}, b: {model.width: 2}}\nseeds: [0]\n"
     )

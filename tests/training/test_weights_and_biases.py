@@ -466,6 +466,14 @@ def test_wandb_is_optional(tiny, monkeypatch):
         weights_and_biases.check_key()
 
 
+@pytest.mark.parametrize("mode", ["offline", "dryrun", "disabled"])
+def test_a_mode_that_keeps_wandb_from_its_server_is_told_as_that(monkeypatch, mode):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_MODE", mode)
+    with pytest.raises(ValueError, match=f"W&B: WANDB_MODE is {mode}; remove it to reach the"):
+        weights_and_biases.check_key()
+
+
 def test_tensorboard_holds_the_log_once_also_after_an_interruption(tiny, monkeypatch):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     config = tiny("--train.epochs=6", "--runtime.tensorboard=true")

@@ -207,12 +207,21 @@ def _option(value: Any, key: str, origin: Origin) -> Any:
 
 
 def _read_text(kind: Any, value: Any, key: str, origin: Origin) -> Any:
-    """Parse text as YAML if its field wants a number, a list or the like, also if it stands in a
-    file; any other value, and text that the field allows, is returned as it is.
+    """Parse the text given for a key, on the command line or in quotes in a file, as YAML if the
+    key's type is another one than text, such as a number or a list.
+
+    Returned as they are: a value that is not text, text that the type allows (a word of a Literal),
+    text for a whole section, empty text, and text that is not YAML.
+
+    Args:
+        kind: The type of the key's field.
+        value: The value given.
+        key: The dotted key, for the error.
+        origin: Where the value was given, for the error.
 
     Raises:
         Misread: The text holds something that YAML allows and nobody means, such as a number with a
-            leading 0.
+            leading 0, or it is otherwise refused by ``strict_yaml``, as for a tag.
     """
     is_to_be_text = kind is str or is_dataclass(kind)
     if is_to_be_text or not isinstance(value, str):

@@ -70,10 +70,15 @@ _HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 
 
 def require_files(config: DataConfig) -> None:
-    """Check that CIFAR's files are there. With ``data.download`` fetch them if they are not, in
-    torchvision's layout: one process does it, while others wait. Where ``data.root`` names a data
-    set of the Hugging Face hub (``hf://``), its parquet files are fetched into the hub's cache. Of
-    torchvision's layout only the folder is looked for, and with ``data.download`` all its files.
+    """Check that CIFAR's files are there in one of two layouts: parquet files of both splits, or the
+    folder that torchvision reads.
+
+    With ``data.download``, what is missing is fetched. Where ``data.root`` names a data set of the
+    Hugging Face hub (``hf://``), its parquet files are fetched into the hub's cache. Else
+    torchvision downloads into ``data.root``: one process does it, while others wait.
+
+    Without ``data.download`` it is enough that torchvision's folder exists. With it, all files that
+    torchvision reads must be in the folder, since a download may be under way or cut off.
 
     Raises:
         Refused: They are not there, and the message says how to get them; the download failed; or

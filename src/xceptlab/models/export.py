@@ -197,10 +197,12 @@ def _outputs(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 def _refuse_what_timm_lacks(model: ModelConfig, output: Path) -> None:
-    """Refuse to write a network for timm that is not the same as timm's legacy_xception. A
-    checkpoint holds no padding or activation, for example, and timm's network would compute
-    something else with the weights. A timm model is refused, too, as its weights have timm's layout
-    already. ``output`` is the file that would be written, for the error.
+    """Refuse to write a network as a checkpoint of timm's legacy_xception if that has other layers
+    or would compute something else in eval mode with these weights: a checkpoint holds no padding
+    or activation, for example. Fields that matter only before or during training may differ:
+    ``init``, ``match``, ``dropout`` and ``bn_momentum``. A timm model (``model.timm``) is refused,
+    too, as its weights have timm's layout already. ``output`` is the file that would be written,
+    for the error.
     """
     if model.timm:
         raise Refused(

@@ -311,8 +311,10 @@ def _table_of_arms(summary: Summary) -> Table:
 
 
 def _notes(verdict: Verdict, summary: Summary) -> list[str]:
-    """Return sentences on a verdict: budgets and speeds of its arms that differ and, if that is
-    known, how much of its error comes from the seeds and how much from the test images.
+    """Return sentences to print below a verdict: in which budgets (epochs, images, steps,
+    parameters and the like), numbers of processes and speeds the claim's arms differ, if they do;
+    and, if it is known, how much of the standard error of the mean difference comes from the seeds
+    and how much from the test images.
     """
     claim = verdict.claim.id
     notes = summary.budgets[claim].sentences

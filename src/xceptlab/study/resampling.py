@@ -57,16 +57,18 @@ class Observed:
         points_per_image: float = 0.0,
         why_not: str = "",
     ) -> "Observed":
-        """Return what a verdict shows of its claim.
+        """Collect from a verdict what simulated studies of its claim are drawn from: the scores of the
+        claim's two sides by seed, and which of their runs failed.
 
         Args:
-            verdict: The verdict.
-            failed: The failed runs that it rests on, each as (arm, seed).
-            failed_score: The score of a failed run; NaN where that is not known.
+            verdict: The verdict on the claim.
+            failed: The failed runs among those that the verdict's differences are made of, each as
+                (arm, seed).
+            failed_score: The score that a simulated failed run gets; NaN where that is not known.
             points_per_image: The percentage points by which one more correct image changes an
-                accuracy; 0 where that is not known.
-            why_not: Why nothing can be simulated for the claim, whatever its differences are; empty
-                where something can.
+                accuracy; 0 for other metrics, and where that is not known.
+            why_not: A reason, in words, why no studies can be simulated for the claim, whatever its
+                differences are; empty where there is none.
         """
         fails = []  # (2, n): the two sides' runs
         for arm in verdict.claim.sides:

@@ -219,13 +219,17 @@ def sync_study(
 
 
 def check_key() -> None:
-    """Check that W&B can be used online.
+    """Check that W&B can be used online: ask its server whether it accepts the configured key.
 
     Raises:
-        Refused: W&B is not installed, there is no key, or W&B does not accept the key.
+        Refused: W&B is not installed, there is no key, WANDB_MODE is offline or disabled, the
+            server cannot be reached, or it does not accept the key.
     """
     if not WANDB:
         raise Refused("W&B: wandb is not installed (pip install wandb)")
+    mode = os.environ.get("WANDB_MODE")
+    if mode in ("offline", "dryrun", "disabled"):
+        raise Refused(f"W&B: WANDB_MODE is {mode}; remove it to reach the server")
     if not _has_key():
         raise Refused(
             "W&B: there is no key; `wandb login` keeps one, and the environment's WANDB_API_KEY is one"

@@ -188,8 +188,9 @@ class DataConfig(ExtensibleSection):
         )
 
     def _check_images(self) -> None:
-        """Refuse a size, a crop, a padding, a prepared short side or a cutout that does not go with
-        the data set's images or with ``size``.
+        """Refuse a ``size``, a kind of ``crop``, a ``pad`` or a ``cutout`` that does not go with the
+        data set's images or with ``size``; and photographs that are stored reduced to a
+        ``short_side`` from which evaluation's central crop would have to be enlarged to ``size``.
         """
         random_crop = "pad" if self.in_memory else "resized"
         is_possible = self.crop in ("none", random_crop)
