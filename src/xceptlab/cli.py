@@ -384,7 +384,7 @@ def _add_judge_arguments(parser: argparse.ArgumentParser) -> None:
         "--alpha",
         type=number,
         metavar="A",
-        help="chance of any false verdict over all contrasts (default: 0.05)",
+        help="chance of any false supported, and of any false contradicted, over all contrasts (default: 0.05)",
     )
     add(
         "--statistic",

@@ -1054,7 +1054,7 @@ def test_speeds_of_runs_that_were_made_together_are_compared_and_are_no_budget(s
     budgets = summary.budgets["helps"]
     assert (
         budgets.speed
-        == "Speed, with against without: images/s +66.7% (the median of 3 pairs of runs made together)."
+        == "Speed, with against without: images/s +66.7% (the median of 3 pairs of runs made together, 1.67 to 1.67 times)."
     )
     assert budgets.unmatched == ""
     assert budgets.speed in texts(summary.expansion)["report.md"]
@@ -1416,6 +1416,53 @@ def test_a_gain_in_a_loss_is_drawn_as_it_is_said(study):
     title = figures.claims.verdict_chart(verdict).to_dict()["layer"][0]["encoding"]["x"]["title"]
     assert title[:2] == ["model.residual all", "− model.residual none"]
     assert verdict.estimate == pytest.approx(0.19)
+
+
+def test_a_run_that_another_study_trains_after_the_registration_is_not_older(study):
+    seeds = {"start": 3, "step": 1, "max": 5, "stop": "decided"}
+    plan = study(seeds=seeds, claims=[CLAIM | {"margin": 6.6}])
+    Registration.register(plan)
+    assert len(plan.runs()) == 6
+    for arm, seed in plan.at_most().runs():
+        leave(plan.at_most(), arm, seed, TOP1[arm][seed % 3] + 0.1 * seed)
+    summary = summarise(with_needed_seeds(plan))
+    assert summary.done == 10
+    assert not any("older than the study's registration" in one for one in summary.warnings)
+
+
+def test_pairs_that_do_not_agree_on_the_faster_arm_say_nothing_of_speed(study):
+    expansion = timed(study(), TOGETHER)
+    run(
+        expansion,
+        "with",
+        1,
+        parameters=1000,
+        images_per_second=500.0,
+        started=10.0,
+        finished=20.0,
+        seconds=8.0,
+    )
+    assert summarise(expansion).budgets["helps"].speed == ""
+
+
+def test_the_table_for_a_paper_says_what_its_numbers_are(study):
+    claims = [
+        CLAIM,
+        CLAIM | {"id": "middle", "statistic": "median", "margin": 0.4},
+        CLAIM | {"id": "apart", "pairing": "none"},
+    ]
+    expansion = study(claims=claims, seeds=list(range(8)), alpha=0.1)
+    for arm, seed in expansion.runs():
+        leave(expansion, arm, seed, TOP1[arm][seed % 3] + 0.01 * seed)
+    write_report(summarise(expansion), latex=True)
+    text = (expansion.directory() / "report.tex").read_text()
+    for words in ("superior (0.5) &", "superior (0.4), median &", "superior (0.5), unpaired &"):
+        assert words in text
+    assert (
+        "means over paired seeds, unless it says median or unpaired, and hold for this test set"
+        in text
+    )
+    assert "80\\% intervals" in text
 
 
 def test_links_to_wandb_are_web_addresses_only(study):

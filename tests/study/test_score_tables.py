@@ -143,7 +143,8 @@ def test_a_lower_score_is_better_where_it_is_said(tmp_path, capsys):
     [
         *("error", "test/top1_error", "RMSE", "val-ppl", "mse_val", "latency_ms", "loss_val"),
         *("testErr", "ErrorRate", "errorrate", "valerror", "testMSE", "RMSEVal", "valmae"),
-        *("CrossEntropy", "logloss_mean", "mape", "miss_rate", "bits_per_dim"),
+        *("CrossEntropy", "logloss_mean", "mape", "miss_rate", "bits_per_dim", "runtime", "FLOPs"),
+        *("losses", "false positive rate", "bits_per_byte", "wall_clock", "minADE", "HD95"),
     ],
 )
 def test_whether_a_lower_score_is_the_better_one_has_to_be_said_of_names_for_errors(
@@ -384,6 +385,11 @@ def test_a_seed_that_one_arm_lacks_leaves_a_claim_incomplete(tmp_path, capsys):
         ("arm,seed,acc\na,0,1\na,0,2\n", [], "row 3: arm 'a', seed 0 stands there twice"),
         ("arm,seed,acc\na,0,1\n", [], "claim 'a superior b': there is no arm 'b'; there are a"),
         ("arm,seed,metric,value\na,0,f1,1\n", [], "there is no row of the metric 'acc'"),
+        (
+            "arm,seed,metric,value,acc\na,0,acc,1,2\n",
+            [],
+            "has the columns metric and value, and a column 'acc', too",
+        ),
         (
             "arm,seed,metric,metric,value\na,0,acc,loss,1\n",
             [],

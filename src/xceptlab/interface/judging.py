@@ -61,6 +61,7 @@ class Verdicts(dict[str, Verdict]):
             a, b = claim.sides
             row: dict[str, Any] = {"claim": claim.id, "a": a, "b": b, "gain": claim.gain}
             row |= {"metric": claim.metric, "kind": claim.kind, "margin": claim.margin}
+            row |= {"statistic": claim.statistic, "pairing": claim.pairing}
             row |= {name: getattr(verdict, name) for name in SHOWN}
             rows.append(row)
         return pd.DataFrame(rows)

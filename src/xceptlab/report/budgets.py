@@ -231,8 +231,9 @@ def _compare_speeds(
 ) -> str:
     """Return a sentence on how fast arm a trained against arm b: the median ratio of their images
     per second, over the pairs of runs of one seed that were trained at about the same time on the
-    same machine. Empty with fewer than 2 such pairs, or where the ratio differs from 1 by no more
-    than ``SPEED``. ``done`` are the records of all the study's runs that are done.
+    same machine. Empty with fewer than 2 such pairs, where these do not agree on the faster arm, or
+    where the ratio differs from 1 by no more than ``SPEED``. ``done`` are the records of all the
+    study's runs that are done.
     """
     ratios = []
     for seed in expansion.seeds:
@@ -244,10 +245,15 @@ def _compare_speeds(
             ratios.append(first.images_per_second / second.images_per_second)
     if len(ratios) < 2:
         return ""
+    lowest, highest = min(ratios), max(ratios)
+    agree = lowest > 1 or highest < 1
+    if not agree:
+        return ""
     faster = excess(median(ratios), 1.0, SPEED)
     if not faster:
         return ""
-    return f"Speed, {a} against {b}: images/s {faster} (the median of {len(ratios)} pairs of runs made together)."
+    pairs = f"the median of {len(ratios)} pairs of runs made together, {lowest:.2f} to {highest:.2f} times"
+    return f"Speed, {a} against {b}: images/s {faster} ({pairs})."
 
 
 def _made_together(first: Record, second: Record, done: list[Record]) -> bool:

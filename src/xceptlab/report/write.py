@@ -386,6 +386,8 @@ def _verdict_row(verdict: Verdict) -> dict[str, Any]:
         "claim": verdict.claim.id,
         "statement": verdict.claim.statement,
         "verdict": verdict.outcome,
+        "statistic": verdict.claim.statistic,
+        "pairing": verdict.claim.pairing,
         "estimate": verdict.estimate,
         "low": verdict.low,
         "high": verdict.high,

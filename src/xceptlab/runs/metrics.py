@@ -119,13 +119,14 @@ ERRORS = frozenset((
     "bpb", "bpc", "misclassified", "latency", "time", "seconds", "ms", "flops", "macs", "cost", "memory", "loss", "entropy",
     "crossentropy", "xent", "ce", "bce", "kl", "kld", "kldiv", "divergence", "deviance", "likelihood", "elbo", "regret",
     "distance", "hamming", "hausdorff", "lpips", "epe", "fpr", "fnr", "parameters", "params", "gap", "mape", "smape", "msle",
-    "rmsle", "miss", "misclassification", "dim", "kid", "jsd",
+    "rmsle", "miss", "misclassification", "dim", "kid", "jsd", "false", "bits", "bpd", "crps", "aic", "bic", "far", "frr",
+    "fde", "ade", "hd", "asd", "chamfer", "forgetting", "rank", "clock", "energy", "duration", "calibration", "rel",
 ))  # fmt: skip
 """Words by which the name of another tool's metric suggests an error. The user must then say
 whether a lower score is better, unless the metric is registered or its name ends in ``loss``. For
 most of these words it is; some, such as likelihood, are used for a quantity and for its negative.
 """
-ENDINGS_OF_ERRORS = ("error", "err", "loss", "mse", "mae")
+ENDINGS_OF_ERRORS = ("error", "errors", "err", "loss", "losses", "mse", "mae", "time")
 """Ends of words that suggest an error, such as ``valloss``."""
 
 
@@ -205,8 +206,9 @@ def direction_is_known(name: str) -> bool:
     built-in metric, such as ``kappa``, is taken for one in which higher is better.
     """
     is_complement = re.match(r"1\s*-", name) is not None
-    # The words of test_err, testErr and RMSE.
-    words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+    # The words of test_err, testErr and RMSE, and of FLOPs.
+    words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+    words.update(re.findall(r"[a-z]+", name.lower()))
     if not is_complement and not any(map(_suggests_an_error, words)):
         return True
     return _entry_of(name) is not None or metric_of_another_tool(name).lower_is_better

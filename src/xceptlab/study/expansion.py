@@ -90,6 +90,14 @@ class Expansion:
             return list(range(seeds.analyses[self.interim_analysis]))
         return seeds
 
+    def at_most(self) -> "Expansion":
+        """Return the study with the largest number of seeds that it may come to, in every arm."""
+        seeds = self.study.seeds
+        if not isinstance(seeds, Seeds):
+            return self
+        last = len(seeds.analyses) - 1
+        return dataclasses.replace(self, interim_analysis=last, seeds_by_stopped_arm={})
+
     @property
     def ended_arms(self) -> dict[str, int]:
         """The number of seeds, by arm, of each arm that has fewer than the study has come to, since

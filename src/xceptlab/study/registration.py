@@ -146,7 +146,7 @@ class Registration:
     @classmethod
     def register(cls, expansion: Expansion) -> None:
         """Register a study if it is not, and note the registration in the directory of every run
-        that has not begun.
+        that has not begun, with all seeds that it may come to.
 
         Where several commands do so at the same time, the first one's registration stays.
 
@@ -161,7 +161,8 @@ class Registration:
             write_once(expansion.directory() / REGISTERED, text.encode())
             registered = cls.load_for(expansion)
             assert registered is not None
-        for directory in expansion.directories().values():
+        # Also of seeds that may be added: another study, or a first look, may train them before.
+        for directory in expansion.at_most().directories().values():
             directory.register(registered.digest)
 
     def contents(self) -> dict[str, Any]:

@@ -73,7 +73,8 @@ def scores_of(
 
     Raises:
         Refused: The table has no header or no row of the metric; a needed column is missing, stands
-            there twice, or is named for two of arms, seeds and scores; a row has fewer or more
+            there twice, or is named for two of arms, seeds and scores; there is a column of the
+            metric's name beside ``metric`` and ``value``; a row has fewer or more
             cells than the header; a seed is no whole number, or a score no number; a run stands
             there twice; or two arms' names differ only in blanks at their ends.
     """
@@ -81,6 +82,10 @@ def scores_of(
     value_column = "value" if row_per_metric else metric
     if row_per_metric:
         _check_columns(table.columns, ("metric",), origin)
+        if metric in table.columns:
+            raise Refused(
+                f"{origin}: has the columns metric and value, and a column {metric!r}, too; remove those that are not meant"
+            )
     _check_header(table.columns, arm_column, seed_column, value_column, origin)
     if not table.rows:
         raise Refused(f"{origin}: holds no row of scores, only a header")
