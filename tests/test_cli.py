@@ -470,6 +470,11 @@ def test_a_run_that_is_named_by_its_id_is_that_of_its_folder(
     assert ("pointwise_first" in said[0]) == (options == ["--print_config"])
 
 
+def test_sync_prints_no_configuration_and_sends_nothing_then(pointwise_first, capsys):
+    assert main(["sync", str(pointwise_first), "--print_config"]) == 2
+    assert "--print_config: nothing is trained here" in capsys.readouterr().err
+
+
 def test_depth_and_compare_exclude_each_other(capsys):
     models = ["configs/model/xception.yaml", "configs/model/xception_tiny.yaml"]
     assert main(["describe", "--compare", *models, "--depth", "1"]) == 2

@@ -1453,10 +1453,13 @@ def test_what_a_notebook_registers_is_used_in_its_process():
     )
 
 
-def test_a_partial_may_be_registered_and_registered_again():
-    for slope in (0.1, 0.2):
-        register.activation("leaky", version=1)(functools.partial(nn.LeakyReLU, slope))
-    assert register.entry("activation", "leaky").make().negative_slope == 0.2
+def test_a_partial_may_be_registered_again_and_is_not_another_one(monkeypatch):
+    monkeypatch.setattr(register, "_entries", {})
+    for _ in range(2):
+        register.activation("leaky", version=1)(functools.partial(nn.LeakyReLU, 0.1))
+    assert register.entry("activation", "leaky").make().negative_slope == 0.1
+    with pytest.raises(xceptlab.Refused, match=r"register.activation\('leaky'\): .* both register"):
+        register.activation("leaky", version=1)(functools.partial(nn.LeakyReLU, 0.5))
 
 
 def test_a_notebooks_cell_may_be_edited_and_run_again(monkeypatch):

@@ -401,6 +401,9 @@ def _identity(make: Callable[..., Any]) -> tuple[str, str]:
     as a notebook's cell does that is run twice.
     """
     function = _function(make)
+    if isinstance(make, functools.partial):
+        # Two partials of a function are two things, unless all is given in them alike.
+        return function.__module__, f"{function.__qualname__} {make.args} {make.keywords}"
     return function.__module__, function.__qualname__
 
 

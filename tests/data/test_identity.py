@@ -726,6 +726,11 @@ def test_what_a_file_gives_to_an_evaluation_is_said_as_what_the_command_line_giv
     assert command("evaluate", run, "-c", layer, layers=[])[2] == [
         "Warning: data.size: evaluated with 32, the run was trained with 16"
     ]
+    read, write = os.pipe()
+    os.write(write, b"data: {size: 32}\n")
+    os.close(write)
+    assert command("evaluate", run, "-c", f"/dev/fd/{read}", layers=[])[0] == 0
+    os.close(read)
     # A file that changes nothing of the evaluation does not keep its scores from being compared.
     layer.write_text("runtime: {workers: 0}\n")
     record = json.loads((run / "record.json").read_text())

@@ -3,8 +3,10 @@ files.
 """
 
 import dataclasses
+import hashlib
 import io
 import shutil
+from types import MappingProxyType
 from typing import get_args
 
 import numpy as np
@@ -158,22 +160,30 @@ def test_cifar_that_is_not_there_says_where_it_looked_and_what_to_do(tmp_path):
         assert text in str(error.value)
 
 
-def test_a_download_that_was_cut_off_is_done_again(tmp_path, monkeypatch):
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    (folder / "data_batch_1").touch()
-    require_files(cifar(tmp_path))
+@pytest.mark.parametrize("left", [b"", b"who"])
+def test_a_download_that_was_cut_off_is_done_again(tmp_path, monkeypatch, left):
+    whole = hashlib.md5(b"whole").hexdigest()
     fetched = []
 
-    def fetch(config):
-        def to(root, download):
+    class Cifar:
+        train_list = (("data_batch_1", whole), ("data_batch_2", whole))
+        test_list = (("test_batch", whole),)
+        meta = MappingProxyType({"filename": "batches.meta", "md5": whole})
+
+        def __init__(self, root: str, download: bool) -> None:
             fetched.append(root)
-            for name in sets_of_cifar._TORCHVISIONS_FILES["cifar10"]:
-                (folder / name).touch()
+            write("data_batch_1", "data_batch_2", "test_batch", "batches.meta")
 
-        return to
+    def write(*names: str) -> None:
+        for name in names:
+            (tmp_path / "cifar-10-batches-py" / name).write_bytes(b"whole")
 
-    monkeypatch.setattr(sets_of_cifar, "_dataset", fetch)
+    monkeypatch.setattr(sets_of_cifar, "_dataset", lambda config: Cifar)
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    write("data_batch_1", "data_batch_2", "batches.meta")
+    if left:
+        (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(left)
+    require_files(cifar(tmp_path))
     for _ in range(2):
         require_files(cifar(tmp_path, download=True))
     assert fetched == [str(tmp_path)]

@@ -14,6 +14,7 @@ import yaml
 
 from xceptlab.config.loading import load_run
 from xceptlab.config.schema import RunConfig
+from xceptlab.files import write_atomically
 from xceptlab.launch.launcher import Launcher, State
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.record import Record
@@ -99,7 +100,8 @@ def _wait_for_a_stop_signal(directory: RunDirectory) -> int:
 
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        (directory.path / "waits").write_text(str(os.getpid()))
+        # Whole from the start: whoever sees it stops this process at once.
+        write_atomically(directory.path / "waits", str(os.getpid()).encode())
         while True:
             time.sleep(0.05)
     except KeyboardInterrupt:

@@ -851,8 +851,9 @@ def test_a_verdict_that_other_test_images_might_turn_is_flagged(study):
 @pytest.mark.parametrize(
     ("level", "metric", "said"),
     [
-        ({"data.test_images": 100}, "test/top1", "data.test_images is 0 in with, 100 in without"),
+        ({"data.test_images": 100}, "test/top1", "data.test_images is 500 in with, 100 in without"),
         ({"data.test_images": 100}, "val/top1", ""),
+        ({"data.test_images": 500}, "test/top1", ""),
         ({"data.validation": 0.2}, "val/top1", "data.validation is 0.1 in with, 0.2 in without"),
         ({"data.validation": 0.2}, "test/top1", ""),
         (
@@ -860,7 +861,11 @@ def test_a_verdict_that_other_test_images_might_turn_is_flagged(study):
             "val/loss",
             "data.validation_seed is 0 in with, 1 in without",
         ),
-        ({"data.train_images": 500}, "val/loss", "data.train_images is 0 in with, 500 in without"),
+        (
+            {"data.train_images": 500},
+            "val/loss",
+            "data.train_images is 1297 in with, 500 in without",
+        ),
         ({"data.train_images": 500}, "test/loss", ""),
         ({"model.residual": "none"}, "test/loss", ""),
     ],
@@ -879,6 +884,28 @@ def test_arms_that_are_scored_on_other_images_are_pointed_out(study, capsys, lev
     outputs = f"--runtime.outputs={expansion.baseline.runtime.outputs}"
     assert main(["plan", str(expansion.files[0].parent), outputs]) == 0
     assert (f"c{said}" in capsys.readouterr().err) if said else text not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("factors", "differ"),
+    [
+        (["model.residual"], False),
+        (["data.test_images"], True),
+        (["model.residual", "data.test_images"], True),
+        (["data.test_images", "model.residual"], False),
+    ],
+)
+def test_the_sides_of_an_effect_are_scored_on_the_same_images_if_all_arms_of_each_are(
+    study, factors, differ
+):
+    cells = {"model.residual": ["all", "none"], "data.test_images": [100, 200]}
+    effect = {name: cells[name] for name in factors}
+    claim = {key: value for key, value in CLAIM.items() if key != "contrast"} | {"effect": effect}
+    expansion = study(arms=None, grid=cells, claims=[claim])
+    for arm, seed in expansion.runs():
+        leave(expansion, arm, seed, 90.0)
+    found = [one for one in summarise(expansion).warnings if "scored on different images" in one]
+    assert bool(found) == differ
 
 
 def test_the_sampling_error_of_a_loss_has_the_decimals_of_a_loss(study):
@@ -1380,11 +1407,14 @@ def test_two_arms_whose_names_differ_in_the_middle_have_two_places(study):
     expansion = study(arms=None, grid=LONG, claims=[CLAIM | {"contrast": sides}])
     for arm, seed in expansion.runs():
         leave(expansion, arm, seed, TOP1["with"][seed] - arm.count("none") * (1 + seed))
-    _, _, pairs, differences, *_ = specifications(texts(expansion)["report.html"])
+    _, _, pairs, *_ = specifications(texts(expansion)["report.html"])
     for side in sides:
         labels = values(pairs, "side", arm=side)
         assert {label.replace("\n", "") for label in labels} == {side}
-    assert differences["layer"]
+    verdict, *_ = summarise(expansion).verdicts
+    for draw in (figures.claims.verdict_chart, figures.claims.differences_chart):
+        text = json.dumps(draw(verdict).to_dict())
+        assert ("is better" in text) == (f"above 0, {sides[0]} is better" in text)
 
 
 def test_a_gain_in_a_loss_is_drawn_as_it_is_said(study):
@@ -1599,6 +1629,7 @@ def test_what_an_arm_was_trained_with_in_its_place_is_said(study, key, level, ro
             ["resnet18", "resnet34"],
             "timm's resnet18; without: timm's resnet34; in all of them init timm",
         ),
+        ([], ["", "resnet18"], "Xception; without: timm's resnet18"),
     ],
 )
 def test_networks_of_other_names_are_named(study, layers, levels, row):
@@ -1609,6 +1640,12 @@ def test_networks_of_other_names_are_named(study, layers, levels, row):
         )
     }
     assert f"| network | {row} |" in texts(study(*layers, arms=arms))["report.md"]
+
+
+def test_arms_that_differ_beside_their_names_are_said_to(study):
+    arms = {"with": {}, "other": {"model.timm": "resnet18"}, "without": {"model.residual": "none"}}
+    row = "| network | Xception; other: timm's resnet18; the arms differ in it |"
+    assert row in texts(study(arms=arms))["report.md"]
 
 
 def test_without_records_the_images_are_those_of_the_configuration(study):

@@ -9,7 +9,7 @@ import pytest
 
 from xceptlab import register
 from xceptlab.config.schema import ModelConfig, RunConfig, TrainConfig
-from xceptlab.study.checks import check
+from xceptlab.study.checks import _not_measured, check
 from xceptlab.study.claims import Claim
 from xceptlab.study.definition import Study
 from xceptlab.study.expansion import Expansion
@@ -52,6 +52,10 @@ def test_a_claim_on_a_registered_metric_that_is_not_measured_says_where_to_name_
     monkeypatch.setattr(register, "_entries", {})
     register.metric("brier", version=1)(lambda logits, labels: labels)
     configs = {"a": RunConfig(), "b": RunConfig(model=ModelConfig(residual="none"))}
+    measuring = RunConfig(train=TrainConfig(metrics=("brier",)))
+    assert _not_measured("val/brier", ["test"], measuring).endswith(
+        "one of test/top1, test/top5, test/loss, test/brier"
+    )
     for metric, hint in (("test/brier", "; train.metrics has to name brier, too"), ("test/f1", "")):
         claim = Claim(
             id="c", contrast=("a", "b"), metric=metric, kind="superior", margin=1.0, diverged=1.0

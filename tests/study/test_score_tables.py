@@ -144,7 +144,14 @@ def test_a_lower_score_is_better_where_it_is_said(tmp_path, capsys):
         *("error", "test/top1_error", "RMSE", "val-ppl", "mse_val", "latency_ms", "loss_val"),
         *("testErr", "ErrorRate", "errorrate", "valerror", "testMSE", "RMSEVal", "valmae"),
         *("CrossEntropy", "logloss_mean", "mape", "miss_rate", "bits_per_dim", "runtime", "FLOPs"),
-        *("losses", "false positive rate", "bits_per_byte", "wall_clock", "minADE", "HD95"),
+        *(
+            "losses",
+            "false positive rate",
+            "bits_per_byte",
+            "wall_clock",
+            "minADE",
+            "inferenceTime",
+        ),
     ],
 )
 def test_whether_a_lower_score_is_the_better_one_has_to_be_said_of_names_for_errors(
@@ -167,7 +174,20 @@ def test_whether_a_lower_score_is_the_better_one_has_to_be_said_of_names_for_err
     ("metric", "is_loss"),
     [
         *((name, True) for name in ("logLoss", "valLoss", "MSELoss", "CrossEntropyLoss", "Loss")),
-        *((name, False) for name in ("mAP", "nDCG", "f1Score", "valAcc", "AUROC", "kappa", "Top1")),
+        *(
+            (name, False)
+            for name in (
+                "mAP",
+                "nDCG",
+                "f1Score",
+                "valAcc",
+                "AUROC",
+                "kappa",
+                "rank1",
+                "uptime",
+                "Top1",
+            )
+        ),
     ],
 )
 def test_a_loss_is_known_however_it_is_written_and_other_scores_are_better_when_higher(
@@ -176,6 +196,14 @@ def test_a_loss_is_known_however_it_is_written_and_other_scores_are_better_when_
     file = wide(tmp_path, metric)
     assert main(["judge", str(file), "--metric", metric, "--contrast", "b", "a"]) == 0
     assert ("SUPPORTED" if is_loss else "CONTRADICTED") in capsys.readouterr().out
+
+
+def test_a_metric_may_be_called_value_in_a_table_with_a_row_per_metric(tmp_path, capsys):
+    rows = [f"{arm},{i},value,{90 + i + 5 * (arm == 'b')}" for arm in "ab" for i in range(3)]
+    file = tmp_path / "long.csv"
+    file.write_text("\n".join(["arm,seed,metric,value", *rows]))
+    assert main(["judge", str(file), "--metric", "value", "--contrast", "b", "a"]) == 0
+    assert "b - a is +5.0000 for every seed" in " ".join(capsys.readouterr().out.split())
 
 
 def test_unpaired_arms_need_runs_that_are_numbered_alike(tmp_path, capsys):

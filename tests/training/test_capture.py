@@ -295,6 +295,18 @@ def steps_of(change: str, record: capture.Recorder | None) -> tuple[list[bool], 
     return captured, results
 
 
+def test_weights_that_are_frozen_before_the_first_capture_are_not_trained(monkeypatch):
+    def freeze_at_warm_up(network, step):
+        network[1].requires_grad_(step < capture.WARM_UP)
+
+    monkeypatch.setitem(CHANGES, "early", (nn.Identity, freeze_at_warm_up))
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    captured, with_graphs = steps_of("early", kernel_by_kernel)
+    _, without = steps_of("early", None)
+    assert captured[-1]
+    assert all(map(torch.equal, with_graphs, without))
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_no_graph_is_replayed_on_tensors_that_are_the_networks_no_more(change, monkeypatch, capfd):
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)

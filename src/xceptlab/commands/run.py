@@ -5,11 +5,13 @@ import dataclasses
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from xceptlab import register
 from xceptlab.commands.remarks import absent_classes, few_images, warn
 from xceptlab.config import shipped
-from xceptlab.config.loading import keys_given, load_file, load_run, outputs_of, overrides
+from xceptlab.config.loading import load_file, load_run, outputs_of, overrides
+from xceptlab.config.options import differ
 from xceptlab.config.run_id import science_of
 from xceptlab.config.schema import ModelConfig, RunConfig
 from xceptlab.errors import Refused
@@ -107,8 +109,8 @@ def evaluate(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.data import require_files
 
     require_files(config.data)
-    given = keys_given(layers)
-    config, remarks = _resolved_for_evaluation(config, weights, given)
+    given = {key for key, _ in overrides(layers)}
+    config, remarks = _resolved_for_evaluation(config, weights)
     if world.first:
         warn(remarks)
         warn(_without_effect(layers, "an evaluation", READ_BY_EVALUATIONS))
@@ -116,32 +118,27 @@ def evaluate(options: argparse.Namespace, layers: list[str]) -> int:
         warn(absent.text for absent in absent_classes(config.data) if absent.split == evaluated_on)
     from xceptlab.training import train as training
 
-    typed = {key for key, _ in overrides(layers)}
-    scores = training.evaluate(config, weights, options.split, typed)
+    scores = training.evaluate(config, weights, options.split, given)
     if world.first:
         for name, value in scores.items():
             print(f"{name} {value:.6g}")
-        if all(key in ("extensions", "data.root") or key.startswith("runtime.") for key in given):
-            warn(_unlike_its_record(weights, config, scores))
+        warn(_unlike_its_record(weights, config, scores))
     return 0
 
 
-def _resolved_for_evaluation(
-    config: RunConfig, weights: Path | str, given: Collection[str]
-) -> tuple[RunConfig, list[str]]:
+def _resolved_for_evaluation(config: RunConfig, weights: Path | str) -> tuple[RunConfig, list[str]]:
     """Return the configuration to evaluate with, its data resolved, and warnings about data that
     differ from those that the run was trained on, which is allowed.
 
     Args:
         config: The configuration as it was loaded.
         weights: File of the weights, which may lie in their run's folder, or timm's name.
-        given: The keys that the command line and its files give.
 
     Returns:
         The configuration with what the data's files tell filled in, and the warnings: one for each
-        option of the data, such as ``data.size``, to which one of these keys gives another value
-        than the run had, and one where the images or the classes are others. There are none where
-        nothing differs, or where the run has no record to compare with.
+        option of the data, such as ``data.size``, that has another value than the run had, and one
+        where the images or the classes are others. There are none where nothing differs, or where
+        the run has no record to compare with.
 
     Raises:
         Refused: The files of a user's own data set are not there or cannot be used, or the run's
@@ -154,7 +151,7 @@ def _resolved_for_evaluation(
     record = _record_of(weights)
     if record is None:
         return here, []
-    remarks = _other_options_of_data(here, record, given)
+    remarks = _other_options_of_data(here, record)
     other_data = _other_data(here, record)
     other_classes = identity.other_classes(identity.class_names(here.data), record.classes)
     differences = [text for text in (other_data, other_classes) if text]
@@ -163,29 +160,32 @@ def _resolved_for_evaluation(
     return here, remarks
 
 
-def _other_options_of_data(config: RunConfig, record: Record, given: Collection[str]) -> list[str]:
-    """Return a sentence for each key of the data, such as ``data.size``, to which the command line
-    or its files give another value than the run was trained with. Keys that say which data set it
-    is, such as ``data.name``, or that change no result, such as ``data.root``, are left out.
-
-    Args:
-        config: The configuration of the evaluation.
-        record: The run's record.
-        given: The keys that the command line and its files give.
+def _other_options_of_data(config: RunConfig, record: Record) -> list[str]:
+    """Return a sentence for each key of the data, such as ``data.size``, that has another value in
+    the configuration of an evaluation than the run was trained with. Keys that say which data set
+    it is, such as ``data.name``, or that change no result, such as ``data.root``, are left out.
     """
-    science = config.science()
     reported_elsewhere = ("data.name", "data.content", "data.num_classes")
     remarks = []
-    for key in sorted(given):
+    for key, (here, trained) in _differences(config, record).items():
         if not key.startswith("data.") or key in reported_elsewhere:
             continue
-        if key in science and key in record.science and science[key] != record.science[key]:
-            remarks.append(
-                f"{key}: evaluated with {science[key]}, the run was trained with {record.science[key]}"
-            )
-            if key in ("data.validation", "data.validation_seed"):
-                remarks[-1] += "; its training images may be among these validation images"
+        remarks.append(f"{key}: evaluated with {here}, the run was trained with {trained}")
+        if key in ("data.validation", "data.validation_seed"):
+            remarks[-1] += "; its training images may be among these validation images"
     return remarks
+
+
+def _differences(config: RunConfig, record: Record) -> dict[str, tuple[Any, Any]]:
+    """Return what differs between the configuration of an evaluation and that with which a run was
+    trained, of all that can change a result: ``{key: (value here, value of the run)}``, by sorted
+    key. Keys that the run's record lacks, as that of an older version may, are left out.
+    """
+    found = {}
+    for key, value in sorted(config.science().items()):
+        if key in record.science and differ(value, record.science[key]):
+            found[key] = (value, record.science[key])
+    return found
 
 
 def _other_data(config: RunConfig, record: Record) -> str:
@@ -228,12 +228,12 @@ def _unlike_its_record(
 
     Args:
         weights: The run's weights, or timm's name of the network, which has no record.
-        config: The configuration of the evaluation, which is to differ from the run's in nothing
-            that can change a result. Nothing is compared where ``data.content`` differs.
+        config: The configuration of the evaluation. Nothing is compared where it differs from the
+            run's in anything that can change a result.
         scores: The scores of the evaluation, by metric; one that the record lacks is passed over.
     """
     record = _record_of(weights)
-    if record is None or record.science.get("data.content", "") != config.data.content:
+    if record is None or _differences(config, record):
         return []
     remarks = []
     for name, value in scores.items():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from xceptlab import register
 from xceptlab.commands.remarks import absent_classes, few_images, warn
-from xceptlab.config.loading import load_run, outputs_of, overrides
+from xceptlab.config.loading import PRINT_CONFIG, load_run, outputs_of, overrides
 from xceptlab.errors import BAD_INPUT, FAILED, INTERRUPTED, Refused
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.leases import Busy
@@ -96,9 +96,11 @@ def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
         used |= trial.config.registered_versions().keys()
     warn(register.unused(expansion.baseline.extensions, used))
     warn(identical_arms(expansion, rows_by_arm))
+    claims_by_text: dict[str, list[str]] = {}
     for claim in expansion.study.claims:
-        of_arms = (*of_other_images(claim, expansion), *of_trained_weights(claim, expansion))
-        warn(f"claim {claim.id}: {text}" for text in of_arms)
+        for text in (*of_other_images(claim, expansion), *of_trained_weights(claim, expansion)):
+            claims_by_text.setdefault(text, []).append(claim.id)
+    warn(f"claim {', '.join(ids)}: {text}" for text, ids in claims_by_text.items())
     warn(dict.fromkeys(warnings_of_data))
     return rows_by_arm
 
@@ -213,6 +215,10 @@ def sync(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.study.plan import expand
     from xceptlab.training.weights_and_biases import check_key
 
+    if PRINT_CONFIG in overrides(layers):
+        raise Refused(
+            "--print_config: nothing is trained here; xceptlab train shows a configuration"
+        )
     outputs = outputs_of(layers)
     # All names are looked up before W&B is asked for anything, so that a misspelt one is told first.
     named: list[RunDirectory | Expansion] = []

@@ -101,15 +101,6 @@ def outputs_of(args: Sequence[Argument]) -> Path:
     return Path(os.path.expanduser(folder))
 
 
-def keys_given(args: Sequence[Argument]) -> set[str]:
-    """Return the dotted keys that arguments give, each by itself or in a file.
-
-    Raises:
-        Refused: A file cannot be read, a key is unknown, or a value is missing or not of its type.
-    """
-    return {key for one in layers_of(args) for key in one.values}
-
-
 def overrides(args: Sequence[Argument]) -> list[tuple[str, str | None]]:
     """Split arguments into pairs of text such as ``("config", FILE)`` and ``("train.lr", "0.05")``,
     in their order.

@@ -78,7 +78,7 @@ def require_files(config: DataConfig) -> None:
     torchvision downloads into ``data.root``: one process does it, while others wait.
 
     Without ``data.download`` it is enough that torchvision's folder exists. With it, all files that
-    torchvision reads must be in the folder, since a download may be under way or cut off.
+    torchvision reads must be whole, since a download may be under way or cut off.
 
     Raises:
         Refused: They are not there, and the message says how to get them; the download failed; or
@@ -99,7 +99,7 @@ def require_files(config: DataConfig) -> None:
 
 def _is_there(config: DataConfig) -> bool:
     """Whether there are parquet files of both splits, or the folder that torchvision reads. With
-    ``data.download`` all files of this folder are looked for, since another process may be fetching
+    ``data.download`` the files in this folder have to be whole, since another process may be fetching
     them or was stopped at it; and a data set of the Hugging Face hub is fetched first.
 
     Raises:
@@ -108,10 +108,31 @@ def _is_there(config: DataConfig) -> bool:
     """
     if _has_parquet(config):
         return True
-    torchvisions = Path(config.root) / _TORCHVISION[config.name]
-    if not config.download:
-        return torchvisions.is_dir()
-    return all((torchvisions / name).is_file() for name in _TORCHVISIONS_FILES[config.name])
+    if config.download:
+        return _is_whole(config)
+    return (Path(config.root) / _TORCHVISION[config.name]).is_dir()
+
+
+_whole: set[tuple[str, str]] = set()
+"""Name and ``data.root`` of those data sets whose files this process has found whole."""
+
+
+def _is_whole(config: DataConfig) -> bool:
+    """Whether all files that torchvision reads are there and have the right MD5. Once they have,
+    this process does not read them again for it.
+    """
+    from torchvision.datasets.utils import check_integrity
+
+    key = config.name, config.root
+    if key not in _whole:
+        root = Path(config.root) / _TORCHVISION[config.name]
+        kind = _dataset(config)
+        digests = dict([*kind.train_list, *kind.test_list])
+        digests[kind.meta["filename"]] = kind.meta["md5"]
+        if not all(check_integrity(str(root / name), md5) for name, md5 in digests.items()):
+            return False
+        _whole.add(key)
+    return True
 
 
 def _has_parquet(config: DataConfig) -> bool:

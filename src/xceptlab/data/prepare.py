@@ -66,11 +66,10 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
         Refused: The originals are not there, or have faults as a data set; one cannot be decoded,
             or has too long a side for a JPEG, and ``on_corrupt`` is ``error`` (``skip`` names it
             and keeps its bytes as they are); the folder's photographs were prepared from others,
-            or another process is preparing them; or the note on their originals, or the table of a
-            tar file, is damaged.
+            or another process is preparing them; a process that writes them was killed; or the note
+            on their originals, or the table of a tar file, is damaged.
         OSError: An original cannot be read, a file cannot be written (no space, no permission), or
             what was written is not what is read back.
-        BrokenProcessPool: One of the further processes was killed, as by a lack of memory.
     """
     folder = layouts.prepared_folder(config)
     given = dataclasses.replace(config, short_side=0)

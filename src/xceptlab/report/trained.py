@@ -193,11 +193,10 @@ def _network(expansion: Expansion) -> str:
     """
     names = {arm: _name_of_network(config) for arm, config in expansion.arms.items()}
     fields = _shared_fields_of_network(expansion)
-    settings = [f"{field} {value}" for field, value in fields.items()]
-    if len(set(names.values())) > 1:
-        all_names = _by_arm(names)
-        return f"{all_names}; in all of them {', '.join(settings)}" if settings else all_names
-    words = ", ".join([next(iter(names.values())), *settings])
+    settings = ", ".join(f"{field} {value}" for field, value in fields.items())
+    words = _by_arm(names)
+    if settings:
+        words += f"; in all of them {settings}" if len(set(names.values())) > 1 else f", {settings}"
     if _arms_differ_in_network(expansion):
         return f"{words}; the arms differ in it"
     return words
@@ -233,7 +232,7 @@ def _arms_differ_in_network(expansion: Expansion) -> bool:
     """
     for arm in expansion.arms:
         for key in expansion.differences(arm):
-            if key.startswith("model.") and key not in ("model.weights", "model.dropout"):
+            if key.startswith("model.") and key not in ("model.weights", *_SAID_ELSEWHERE):
                 return True
     return False
 

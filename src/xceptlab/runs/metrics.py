@@ -119,14 +119,15 @@ ERRORS = frozenset((
     "bpb", "bpc", "misclassified", "latency", "time", "seconds", "ms", "flops", "macs", "cost", "memory", "loss", "entropy",
     "crossentropy", "xent", "ce", "bce", "kl", "kld", "kldiv", "divergence", "deviance", "likelihood", "elbo", "regret",
     "distance", "hamming", "hausdorff", "lpips", "epe", "fpr", "fnr", "parameters", "params", "gap", "mape", "smape", "msle",
-    "rmsle", "miss", "misclassification", "dim", "kid", "jsd", "false", "bits", "bpd", "crps", "aic", "bic", "far", "frr",
-    "fde", "ade", "hd", "asd", "chamfer", "forgetting", "rank", "clock", "energy", "duration", "calibration", "rel",
+    "rmsle", "miss", "misclassification", "kid", "jsd", "false", "bits", "bpd", "crps", "aic", "bic", "frr", "fde", "ade",
+    "asd", "chamfer", "forgetting", "clock", "runtime", "walltime", "duration", "emd", "wasserstein", "mistakes", "failures",
+    "fail", "wrong", "neg", "hinge", "huber", "distances", "perplexities",
 ))  # fmt: skip
 """Words by which the name of another tool's metric suggests an error. The user must then say
 whether a lower score is better, unless the metric is registered or its name ends in ``loss``. For
 most of these words it is; some, such as likelihood, are used for a quantity and for its negative.
 """
-ENDINGS_OF_ERRORS = ("error", "errors", "err", "loss", "losses", "mse", "mae", "time")
+ENDINGS_OF_ERRORS = ("error", "errors", "err", "loss", "losses", "mse", "mae")
 """Ends of words that suggest an error, such as ``valloss``."""
 
 

@@ -115,7 +115,8 @@ def _not_measured(name: str, splits: Sequence[str], config: RunConfig) -> str:
         return ""
     _, _, without_split = name.rpartition("/")
     is_registered = register.loaded("metric", without_split) is not None
-    hint = f"; train.metrics has to name {without_split}, too" if is_registered else ""
+    is_left_out = is_registered and without_split not in config.train.metrics
+    hint = f"; train.metrics has to name {without_split}, too" if is_left_out else ""
     return f"{shown(name)} is not allowed; it must be one of {', '.join(measured)}{hint}"
 
 

@@ -82,7 +82,7 @@ def scores_of(
     value_column = "value" if row_per_metric else metric
     if row_per_metric:
         _check_columns(table.columns, ("metric",), origin)
-        if metric in table.columns:
+        if metric in table.columns and metric not in ("metric", "value"):
             raise Refused(
                 f"{origin}: has the columns metric and value, and a column {metric!r}, too; remove those that are not meant"
             )

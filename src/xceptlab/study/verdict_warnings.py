@@ -3,16 +3,19 @@ warning is a clause.
 """
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Any
 
+from xceptlab.config.schema import DataConfig
 from xceptlab.runs.metrics import ACCURACY, metric_of, split_of
 from xceptlab.runs.record import Record
 from xceptlab.study import statistics
 from xceptlab.study.choice import ArmRecords
 from xceptlab.study.claims import Claim
-from xceptlab.study.contrasts import arms_of
+from xceptlab.study.contrasts import arms_of, weights
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.run_scores import has_failed, score_of_divergence
 from xceptlab.study.verdict import Verdict
@@ -74,8 +77,8 @@ def of_other_images(claim: Claim, expansion: Expansion) -> tuple[str, ...]:
         fields = fields[: fields.index("validation")]
     differences = []
     for field in fields:
-        values = {arm: getattr(one, field) for arm, one in data.items()}
-        if len(set(values.values())) > 1:
+        values = {arm: _chosen_images(one, field) for arm, one in data.items()}
+        if _sides_differ(values, claim, expansion):
             of_arms = ", ".join(f"{value} in {arm}" for arm, value in values.items())
             differences.append(f"data.{field} is {of_arms}")
     if not differences:
@@ -83,12 +86,35 @@ def of_other_images(claim: Claim, expansion: Expansion) -> tuple[str, ...]:
     return (f"its arms are scored on different images: {'; '.join(differences)}",)
 
 
+def _chosen_images(data: DataConfig, field: str) -> Any:
+    """Return the value of a field of ``IMAGES_OF_SPLIT``; for a number of images that is 0, which
+    asks for all of them, how many these are, if that is known.
+    """
+    train, held_out, test = data.images()
+    known = {"train_images": train + held_out, "test_images": test}
+    return known.get(field) or getattr(data, field)
+
+
+def _sides_differ(values: Mapping[str, Any], claim: Claim, expansion: Expansion) -> bool:
+    """Whether the two sides of a claim differ in a value that each arm has, given by arm. The two
+    sides of an effect do not if each value has the same weight in both.
+    """
+    weight_by_value = []
+    for side in weights(claim, expansion.study):
+        total: defaultdict[Any, float] = defaultdict(float)
+        for arm, weight in side.items():
+            total[values[arm]] += abs(weight)
+        weight_by_value.append({value: round(weight, 9) for value, weight in total.items()})
+    return weight_by_value[0] != weight_by_value[1]
+
+
 def of_trained_weights(claim: Claim, expansion: Expansion) -> tuple[str, ...]:
     """Return a warning if the arms of a claim start from different weights, of which some were
     trained before (``model.weights``). Else empty.
     """
     models = {arm: expansion.arms[arm].model for arm in arms_of(claim, expansion.study)}
-    if len({model.weights_digest for model in models.values()}) == 1:
+    digests = {arm: model.weights_digest for arm, model in models.items()}
+    if not _sides_differ(digests, claim, expansion):
         return ()
     trained = [arm for arm, model in models.items() if model.weights]
     verb = "starts" if len(trained) == 1 else "start"

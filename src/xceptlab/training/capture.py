@@ -323,9 +323,13 @@ class CapturedStep(Captured):
         # Batches were computed before: a parameter without a gradient is frozen or has no part in
         # the loss.
         if not self._gradients:
-            self._parameters = [
-                parameter for parameter in self.network.parameters() if parameter.grad is not None
-            ]
+            self._parameters = []
+            for parameter in self.network.parameters():
+                if not parameter.requires_grad:
+                    # It may still have the gradient of a batch before it was frozen.
+                    parameter.grad = None
+                elif parameter.grad is not None:
+                    self._parameters.append(parameter)
             self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
         if not first_of_step and self._parameters[0].grad is not self._gradients[0]:
             elsewhere = [parameter.grad for parameter in self._parameters]

@@ -190,7 +190,7 @@ def _refuse_other_batch_norm(module: nn.Module) -> None:
         Refused: It takes other tensors than images, computes something of its own, or keeps no
             running statistics, so that its evaluation would depend on the number of devices.
     """
-    if not module.track_running_stats:
+    if module.running_mean is None or not module.track_running_stats:
         raise Refused(
             f"runtime.devices: on several devices {type(module).__name__} without running statistics would be evaluated "
             "by each one's images; train on 1 device"

@@ -234,7 +234,7 @@ def _title_of_differences(verdict: Verdict) -> list[str]:
     measured = with_unit(claim.metric, claim.measure.unit_of_difference)
     if claim.gain:
         return [*title, claim.gain, f"in {measured}"]
-    better = short(claim.sides[0], 20)
+    better = short(a, 20) if short(a, 20) != short(b, 20) else a
     return [*title, measured, f"above 0, {better} is better"]
 
 
