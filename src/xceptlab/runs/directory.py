@@ -362,8 +362,7 @@ def outdated(config: RunConfig) -> bool:
     there is a folder with the id that the run has under an earlier ``SCIENCE_VERSION``.
     """
     older = (config.id_in(version) for version in range(1, SCIENCE_VERSION))
-    folders = (RunDirectory.of(config.runtime.outputs, run_id).path for run_id in older)
-    return any((folder / "config.yaml").exists() for folder in folders)
+    return any(RunDirectory.of(config.runtime.outputs, run_id).path.exists() for run_id in older)
 
 
 def refuse_other_versions(config: RunConfig, directory: RunDirectory) -> None:
