@@ -184,7 +184,7 @@ class Turn(NamedTuple):
         return self.rate / self.hand
 
 
-class TakingTurns(pl.Callback):
+class TakingTurns:
     """After each block of a run's steps lets the hand loop do as many; ``turns`` has their rates.
 
     The first epoch, which warms up, and the first block of each other one, which holds its start,
@@ -196,9 +196,7 @@ class TakingTurns(pl.Callback):
         self.turns: list[Turn] = []
         self._since = 0.0
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_batch(self, trainer: pl.Trainer, batch_idx: int) -> None:
         steps = max(1, int(trainer.num_training_batches) // TURNS)
         if (batch_idx + 1) % steps:
             return
@@ -215,7 +213,7 @@ def taking_turns(config: RunConfig, hand: Callable[[int], float]) -> list[Turn]:
     turns = TakingTurns(hand, config.train.batch_size)
 
     def on_train_batch_end(task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
-        turns.on_train_batch_end(task.trainer, task, outputs, batch, batch_idx)
+        turns.after_batch(task.trainer, batch_idx)
 
     # Not as a registered callback: with one the steps would not be captured.
     with mock.patch.object(Task, "on_train_batch_end", on_train_batch_end):

@@ -465,7 +465,7 @@ def _add_describe_arguments(parser: argparse.ArgumentParser) -> None:
         "--depth",
         type=_whole_number,
         metavar="N",
-        help="levels of modules to show (default: 3)",
+        help=f"levels of modules to show (default: {run.DEPTH})",
     )
     side_by_side = "show the networks of two configuration files or runs side by side"
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help=side_by_side)

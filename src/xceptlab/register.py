@@ -361,6 +361,9 @@ def _registering(kind: Kind, name: str, version: int, **about: Any) -> Callable[
         new = Entry(
             kind=kind, name=name, version=version, make=make, about=about, source=_source(make)
         )
+        # A name stands for one component. The same function may register it again, as a notebook's
+        # cell does that is run twice, and replaces the former; the same file that was imported
+        # under another name is passed over; whatever else has the name is refused.
         other = _entries.get((kind, name))
         if other and _identity(other.make) != _identity(make):
             _refuse_unless_same_file(other, new, place)

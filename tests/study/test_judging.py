@@ -10,6 +10,7 @@ import pytest
 from scipy import stats as sp
 from statsmodels.stats.weightstats import ttost_paired
 
+import made
 from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
 from xceptlab.errors import Refused
 from xceptlab.runs.record import Record
@@ -436,26 +437,9 @@ def study(
 
 
 def record(status: str = "finished", **metrics: float) -> Record:
-    """A record on 500 test images; a verdict reads nothing else of it."""
-    return Record(
-        run_id="r",
-        status=status,
-        science={},
-        metrics={f"test/{name}": value for name, value in metrics.items()},
-        parameters=1,
-        macs=1,
-        test_images=500,
-        steps=1,
-        seconds=1.0,
-        images_per_second=1.0,
-        device="a CPU",
-        world_size=1,
-        precision="32-true",
-        data_fingerprint="",
-        versions={},
-        git={},
-        started=0.0,
-        finished=1.0,
+    """The record of a run with these scores on the test split."""
+    return made.record(
+        status=status, metrics={f"test/{name}": value for name, value in metrics.items()}
     )
 
 

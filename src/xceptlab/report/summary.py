@@ -7,7 +7,7 @@ trials are the arms.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,12 +193,15 @@ def summarise(expansion: Expansion, calibrate: bool = False) -> Summary:
         arm_records=arm_records,
         verdicts=verdicts,
         metric=metric,
-        arms=[_arm(name, expansion, arm_records, metric) for name in expansion.arms],
+        arms=[
+            _arm(name, expansion, arm_records, metric, score)
+            for name, score in scores_if_diverged.items()
+        ],
         curve_metric=curve_metric,
         curves={arm: _curve(arm, expansion.seeds, logs, curve_metric) for arm in expansion.arms},
         sampling=sampling,
         budgets=compare_budgets(verdicts, expansion, arm_records, records),
-        effects=_effects(expansion, arm_records, metric),
+        effects=_effects(expansion, arm_records, metric, scores_if_diverged),
         tuned=tuned(expansion, records, metric, scores_if_diverged),
         calibrated=calibration,
         environment=_environment(records),
@@ -261,13 +264,20 @@ def _links(directories: dict[tuple[str, int], RunDirectory]) -> dict[tuple[str, 
     return links
 
 
-def _arm(name: str, expansion: Expansion, arm_records: ArmRecords, metric: str) -> ArmRow:
-    """Summarise the records of one arm, by its name, as its row in the table of arms."""
+def _arm(
+    name: str,
+    expansion: Expansion,
+    arm_records: ArmRecords,
+    metric: str,
+    score_if_diverged: float,
+) -> ArmRow:
+    """Summarise the records of one arm, by its name, as its row in the table of arms. A run that
+    diverged has ``score_if_diverged`` in ``metric``.
+    """
     of_seeds = [arm_records[name, seed] for seed in expansion.seeds]
     done = [record for record in of_seeds if record]
     diverged = sum(record.status == "diverged" for record in done)
     finished = [record.metrics[metric] for record in done if metric in record.metrics]
-    score_if_diverged = _score_of_divergence(name, expansion, metric)
     values = np.array(finished + diverged * [score_if_diverged])
     # A run that diverges before the first line of its log has no speed.
     speeds = [record.images_per_second for record in done if record.images_per_second]
@@ -362,10 +372,14 @@ def _ends_of_epochs(lines: list[dict[str, Any]], metric: str) -> dict[float, flo
     return ends
 
 
-def _effects(expansion: Expansion, arm_records: ArmRecords, metric: str) -> list[EffectRow]:
+def _effects(
+    expansion: Expansion,
+    arm_records: ArmRecords,
+    metric: str,
+    scores_if_diverged: Mapping[str, float],
+) -> list[EffectRow]:
     """Compute main effects and interactions of the factors on a metric, over the seeds with which
-    every arm has a score. A diverged run gets the score that the study's first claim gives to one;
-    without claims, that of guessing.
+    every arm has a score. ``scores_if_diverged`` has by arm the score of a run that diverged.
 
     Returns:
         Empty for a study that is not factorial, and where the arms have fewer than 2 seeds in
@@ -374,7 +388,7 @@ def _effects(expansion: Expansion, arm_records: ArmRecords, metric: str) -> list
     grid = expansion.study.grid
     complete = []
     for seed in expansion.seeds:
-        of_arms = _scores_of_arms(expansion, arm_records, seed, metric)
+        of_arms = _scores_of_arms(arm_records, seed, metric, scores_if_diverged)
         if of_arms:
             complete.append(of_arms)
     if not grid or len(complete) < 2:
@@ -395,18 +409,15 @@ def _effects(expansion: Expansion, arm_records: ArmRecords, metric: str) -> list
 
 
 def _scores_of_arms(
-    expansion: Expansion, arm_records: ArmRecords, seed: int, metric: str
+    arm_records: ArmRecords, seed: int, metric: str, scores_if_diverged: Mapping[str, float]
 ) -> list[float]:
     """Return the scores of all arms, in the study's order, in a metric such as ``test/top1`` at one
-    seed; an empty list where an arm has none.
-
-    A diverged run gets the score that the study's first claim gives to one; without claims, that of
-    guessing.
+    seed; an empty list where an arm has none. ``scores_if_diverged`` has by arm, in that order, the
+    score of a run that diverged.
     """
     scores = []
-    for arm in expansion.arms:
+    for arm, score_if_diverged in scores_if_diverged.items():
         record = arm_records[arm, seed]
-        score_if_diverged = _score_of_divergence(arm, expansion, metric)
         score = record.score(metric, score_if_diverged) if record else None
         if score is None:
             return []

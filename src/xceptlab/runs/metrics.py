@@ -177,7 +177,7 @@ def metric_of(name: str) -> Metric:
     if entry:
         return _registered(entry)
     unknown = Metric(name=name, unit="", decimals=4, guessing=lambda classes: math.nan)
-    return METRICS.get(_without_split(name), unknown)
+    return METRICS.get(without_split(name), unknown)
 
 
 def metric_of_another_tool(name: str) -> Metric:
@@ -222,7 +222,7 @@ def _suggests_an_error(word: str) -> bool:
     return word in ERRORS or word.startswith("error") or word.endswith(ENDINGS_OF_ERRORS)
 
 
-def _without_split(name: str) -> str:
+def without_split(name: str) -> str:
     """Return the name of a metric such as ``test/top1`` without its split."""
     return name.rpartition("/")[2]
 
@@ -231,7 +231,7 @@ def _entry_of(name: str) -> register.Entry | None:
     """Return the registered metric that a name such as ``test/brier`` stands for; None if no module
     that this process has loaded has registered it.
     """
-    return register.loaded("metric", _without_split(name))
+    return register.loaded("metric", without_split(name))
 
 
 def _registered(entry: register.Entry) -> Metric:

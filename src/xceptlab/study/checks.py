@@ -11,7 +11,7 @@ from xceptlab.config import options
 from xceptlab.config.field_errors import shown
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
-from xceptlab.runs.metrics import ACCURACY, SPLITS, metric_of, names_on, split_of
+from xceptlab.runs.metrics import ACCURACY, SPLITS, metric_of, names_on, split_of, without_split
 from xceptlab.study import signs
 from xceptlab.study.claims import Claim
 from xceptlab.study.contrasts import arms_of
@@ -113,10 +113,10 @@ def _not_measured(name: str, splits: Sequence[str], config: RunConfig) -> str:
     measured = [one for split in splits for one in names_on(split, config.train.metrics)]
     if name in measured:
         return ""
-    _, _, without_split = name.rpartition("/")
-    is_registered = register.loaded("metric", without_split) is not None
-    is_left_out = is_registered and without_split not in config.train.metrics
-    hint = f"; train.metrics has to name {without_split}, too" if is_left_out else ""
+    metric = without_split(name)
+    is_registered = register.loaded("metric", metric) is not None
+    is_left_out = is_registered and metric not in config.train.metrics
+    hint = f"; train.metrics has to name {metric}, too" if is_left_out else ""
     return f"{shown(name)} is not allowed; it must be one of {', '.join(measured)}{hint}"
 
 

@@ -53,12 +53,12 @@ def _scores_of_arm(
     Raises:
         Refused: The record of a run that did not diverge has no score in the metric.
     """
+    if_diverged = score_of_divergence(claim, expansion.arms[arm].data.classes)
     found = {}
     for seed in expansion.seeds:
         record = records[arm, seed]
         if record is None:
             continue
-        if_diverged = score_of_divergence(claim, expansion.arms[arm].data.classes)
         score = record.score(claim.metric, if_diverged)
         if score is None:
             raise Refused(

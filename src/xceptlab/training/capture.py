@@ -174,9 +174,8 @@ class Captured:
             The outputs, valid until the next call. None where nothing was computed, and the caller
             has to do it kernel by kernel.
         """
-        if self._graphs and _places(self._slots) != self._places:
-            self._graphs.clear()
-            self._give_up(REPLACED)
+        if self._graphs and self._are_replaced():
+            self._drop_graphs()
         key = (first_of_step, batch.weight, *(value.shape for value in _tensors(batch).values()))
         graph = self._graphs.get(key)
         if graph:
@@ -233,12 +232,13 @@ class Captured:
         self._slots = _slots(self.network)
         self._places = _places(self._slots)
         # While these hold the memory, no new tensor can lie at the place of an old one.
-        held = _memory(self.network)
+        held = [tensor.detach() for tensor in (*self.network.parameters(), *self.network.buffers())]
         before = self._state()
         expected = self._computed(copied, first_of_step)
-        if _addresses(_memory(self.network)) != _addresses(held):
-            self._graphs.clear()
-            self._give_up(REPLACED)
+        is_replaced = self._are_replaced()
+        del held
+        if is_replaced:
+            self._drop_graphs()
             return expected
         after = self._state()
         outputs = {name: torch.empty_like(value) for name, value in expected.items()}
@@ -276,6 +276,17 @@ class Captured:
             torch.cuda.set_rng_state(state.generator, self._device)
         else:
             torch.set_rng_state(state.generator)
+
+    def _are_replaced(self) -> bool:
+        """Whether the network's parameters and buffers lie at other places in memory than before the
+        last capture, or other ones require a gradient.
+        """
+        return _places(self._slots) != self._places
+
+    def _drop_graphs(self) -> None:
+        """Use no graph any more, as they compute with tensors that are the network's no longer."""
+        self._graphs.clear()
+        self._give_up(REPLACED)
 
     def _give_up(self, why: str) -> None:
         """Try no further graph, and tell the user; ``why`` is a clause that ends the message."""
@@ -376,17 +387,6 @@ def _places(slots: list[Slot]) -> list[Place]:
     """
     tensors = [tensors.get(name) for tensors, name in slots]
     return [None if x is None else (x.data_ptr(), x.requires_grad) for x in tensors]
-
-
-def _memory(network: nn.Module) -> list[Tensor]:
-    """Return a tensor on the memory of each parameter and buffer of a network. It holds the memory,
-    also when the network has another one in its place.
-    """
-    return [tensor.detach() for tensor in (*network.parameters(), *network.buffers())]
-
-
-def _addresses(tensors: list[Tensor]) -> list[int]:
-    return [tensor.data_ptr() for tensor in tensors]
 
 
 def _same(a: Iterable[Tensor], b: Iterable[Tensor]) -> bool:
